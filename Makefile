@@ -1,0 +1,51 @@
+# One command each: setup, test, lint, demo, bench, lock. Every one runs on a fresh machine.
+#   STACK=latest|compat picks the pinned dependency set; PYTHON picks the interpreter a new environment is made from.
+STACK ?= latest
+PYTHON ?= python3
+VENV ?= $(if $(filter compat,$(STACK)),.venv-compat,.venv)
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+INSTALLED = $(VENV)/.installed-$(STACK)
+
+.PHONY: setup test lint format bench lock clean
+
+setup: $(INSTALLED)
+
+# torch goes first and with its dependencies, so that a CUDA machine gets the CUDA libraries torch asks for;
+# everything else is pinned, transitive packages too, and installed without looking at metadata.
+$(INSTALLED): requirements/$(STACK).txt pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --constraint requirements/$(STACK).txt torch
+	$(PIP) --no-deps -r requirements/$(STACK).txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+test: setup
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/basedpyright
+
+format: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: setup
+	$(VENV)/bin/python -m benchmarks
+
+# Rewrites both pin lists from pyproject.toml and requirements/*.overrides.txt.
+# The CUDA libraries are left out: they are torch's own exact requirements, and machines without a GPU need none.
+lock:
+	test -x .venv-lock/bin/uv || ($(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv)
+	for stack in latest:3.11 compat:3.10; do \
+	  name=$${stack%%:*}; \
+	  .venv-lock/bin/uv pip compile pyproject.toml --all-extras --universal --python-version $${stack##*:} \
+	    --override requirements/$$name.overrides.txt --no-annotate --no-header --quiet -o requirements/$$name.tmp $(LOCK_ARGS) || exit 1; \
+	  { echo "# Written by 'make lock'. Install: make setup STACK=$$name"; \
+	    grep -vE '^(nvidia-|cuda-|triton==)' requirements/$$name.tmp; } > requirements/$$name.txt; \
+	  rm requirements/$$name.tmp; \
+	done
+
+clean:
+	rm -rf .venv .venv-compat .venv-lock
