@@ -1,0 +1,60 @@
+"""MAIRA-2, native: configuration, model and processor for transformers 4.56 and 5.x, without remote code.
+
+::
+
+    configuration   Maira2Config: sizes, and the one spelling of config.json that both stacks read
+    modeling        Maira2ForConditionalGeneration: LLaVA with a Dinov2 backbone and a deep projector
+    checkpoint      what is wrong with a checkpoint, in one sentence
+    images, dicom   any radiograph to 8-bit grey, stretched
+    prompts         FindingsPrompt, PhraseGroundingPrompt, TokenKind: the words MAIRA-2 was trained with
+    tokenization    prompts to text, and text to the kind of every token
+    processing      Maira2Processor: prompts to model inputs, model output to text
+    grounding       parse_grounded: sentences with boxes, from output that may be malformed
+
+Importing this package registers the classes with transformers' Auto classes.
+"""
+
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from sae_lens_maira.maira2.checkpoint import CheckpointError
+from sae_lens_maira.maira2.configuration import Maira2Config
+from sae_lens_maira.maira2.grounding import (
+    Box,
+    GroundedPhrase,
+    GroundedReport,
+    format_grounded,
+    parse_grounded,
+)
+from sae_lens_maira.maira2.images import ImageError, ImageLike, to_stretched_grey
+from sae_lens_maira.maira2.modeling import (
+    Maira2ForConditionalGeneration,
+    Maira2Model,
+    register_checkpoint_layout,
+)
+from sae_lens_maira.maira2.processing import Maira2Processor
+from sae_lens_maira.maira2.prompts import FindingsPrompt, PhraseGroundingPrompt, Prompt, TokenKind
+
+AutoConfig.register(Maira2Config.model_type, Maira2Config, exist_ok=True)
+AutoModelForImageTextToText.register(Maira2Config, Maira2ForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(Maira2Config, Maira2Processor, exist_ok=True)
+register_checkpoint_layout()
+
+__all__ = [
+    "Box",
+    "CheckpointError",
+    "FindingsPrompt",
+    "GroundedPhrase",
+    "GroundedReport",
+    "ImageError",
+    "ImageLike",
+    "Maira2Config",
+    "Maira2ForConditionalGeneration",
+    "Maira2Model",
+    "Maira2Processor",
+    "PhraseGroundingPrompt",
+    "Prompt",
+    "TokenKind",
+    "format_grounded",
+    "parse_grounded",
+    "to_stretched_grey",
+]

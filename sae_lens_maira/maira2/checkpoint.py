@@ -1,0 +1,116 @@
+"""Checks around loading a checkpoint: what is wrong with it, in one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from safetensors import SafetensorError
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says which and why."""
+
+
+@contextmanager
+def clear_loading_errors(source: Any, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Check a local folder before loading, and turn the loader's errors into one sentence each.
+
+    Args:
+        source: what the user asked to load: a folder or a Hub id.
+        kwargs: the loader's other arguments, of which ``subfolder`` is read.
+    """
+    folder = Path(str(source)).expanduser() / kwargs.get("subfolder", "")
+    if Path(str(source)).expanduser().is_dir():
+        check_folder(folder)
+    try:
+        yield
+    except Exception as error:
+        causes = list(_causes(error))
+        if any(isinstance(cause, GatedRepoError) for cause in causes):
+            raise CheckpointError(
+                f"No access to the gated repository '{source}': accept its licence at https://huggingface.co/{source}, "
+                "then log in with `hf auth login` or pass token=...."
+            ) from error
+        if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+            raise CheckpointError(
+                f"'{source}' is neither a folder here nor a repository on the Hub that you can read; check the name, "
+                "or log in with `hf auth login` if it is private."
+            ) from error
+        if any(isinstance(cause, SafetensorError) for cause in causes):
+            raise CheckpointError(
+                f"A safetensors file of '{source}' is damaged or cut short ({error}); fetch the checkpoint again."
+            ) from error
+        raise
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a folder holds a whole MAIRA-2 checkpoint, without reading any weights.
+
+    Raises:
+        CheckpointError: naming the file or field that is wrong.
+    """
+    config_path = folder / "config.json"
+    if not config_path.is_file():
+        raise CheckpointError(f"'{folder}' is not a MAIRA-2 checkpoint: it has no config.json.")
+    model_type = _read_json(config_path).get("model_type")
+    if model_type != "maira2":
+        raise CheckpointError(
+            f"'{folder}' is not a MAIRA-2 checkpoint: config.json says model_type '{model_type}', not 'maira2'."
+        )
+    index_path = folder / "model.safetensors.index.json"
+    if index_path.is_file():
+        shards = set(_read_json(index_path).get("weight_map", {}).values())
+        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+        if missing:
+            raise CheckpointError(
+                f"'{folder}' lacks {len(missing)} of {len(shards)} shards ({', '.join(missing[:3])}); "
+                "fetch the checkpoint again."
+            )
+    elif not (folder / "model.safetensors").is_file():
+        raise CheckpointError(
+            f"'{folder}' has neither model.safetensors nor model.safetensors.index.json; only safetensors are read."
+        )
+
+
+def raise_if_not_exact(source: Any, info: Mapping[str, Any]) -> None:
+    """Refuse a load that left a parameter unset or a tensor unused.
+
+    Args:
+        source: what was loaded, for the message.
+        info: transformers' loading info, with ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys``.
+    """
+    problems = {
+        "missing": info.get("missing_keys"),
+        "left over": info.get("unexpected_keys"),
+        "of another shape": info.get("mismatched_keys"),
+    }
+    found = [
+        f"{len(keys)} {kind} ({', '.join(sorted(str(key) for key in keys)[:3])})"
+        for kind, keys in problems.items()
+        if keys
+    ]
+    if found:
+        raise CheckpointError(f"The weights of '{source}' do not fit MAIRA-2: keys {'; '.join(found)}.")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"'{path}' is not valid JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"'{path}' holds no JSON object.")
+    return content
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,181 @@
+"""What can be asked of MAIRA-2, as typed objects, and the exact words it was trained with.
+
+A prompt becomes a list of pieces (text or image) that the checkpoint's chat template joins. Every stretch of text
+knows what it is, so that tokens can later be told apart by kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+from sae_lens_maira.maira2.images import ImageLike
+
+
+class TokenKind(IntEnum):
+    """What a token of a prompt is. The values are stored on disk: never renumber them."""
+
+    TEMPLATE = 0
+    """System sentence, roles, task wording, begin of sequence: the same in every prompt."""
+    INDICATION = 1
+    TECHNIQUE = 2
+    COMPARISON = 3
+    PRIOR_REPORT = 4
+    PHRASE = 5
+    """The finding to be located, in phrase grounding."""
+    FINDINGS = 6
+    """The report: given as assistant text, or generated."""
+    END = 7
+    """End of sequence after the report."""
+    PAD = 8
+    FRONTAL_IMAGE = 9
+    LATERAL_IMAGE = 10
+    PRIOR_IMAGE = 11
+
+
+IMAGE_KINDS = (TokenKind.FRONTAL_IMAGE, TokenKind.LATERAL_IMAGE, TokenKind.PRIOR_IMAGE)
+
+_TASK = (
+    " Provide a structured description of the findings in the radiology study in comparison to the prior frontal image."
+)
+_GROUNDING = (
+    " Each finding should be described as a self-contained plain-text sentence. If the finding is groundable, locate "
+    "the finding in the current frontal chest X-ray image, with bounding boxes indicating all locations where it can "
+    "be seen in the current frontal image. Otherwise, generate just the ungrounded finding without bounding boxes."
+)
+_PHRASE_TASK = (
+    " Repeat the following finding as a grounded phrase with bounding boxes indicating all locations where it can be "
+    "seen in the given chest X-ray image. Finding: "
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A stretch of text of one kind."""
+
+    text: str
+    kind: TokenKind = TokenKind.TEMPLATE
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSlot:
+    """A place where an image's placeholder tokens go."""
+
+    image: ImageLike
+    kind: TokenKind
+
+    @property
+    def name(self) -> str:
+        """What to call the image in errors: ``frontal image``, ..."""
+        return self.kind.name.lower().replace("_", " ")
+
+
+Piece: TypeAlias = "tuple[Text, ...] | ImageSlot"
+"""One entry of the chat message's content: an image, or the texts that form one string."""
+
+
+@dataclass(frozen=True, eq=False)
+class FindingsPrompt:
+    """Ask for the findings of a study.
+
+    Args:
+        frontal: the current frontal image.
+        lateral: the current lateral image.
+        prior: an earlier frontal image of the same patient.
+        indication: why the study was made; empty or None is written ``N/A``, as for every section.
+        technique: how it was made.
+        comparison: what it is compared with.
+        prior_report: the report of the earlier study; used only together with ``prior``.
+        grounded: ask for sentences with bounding boxes.
+        assistant_text: the report itself, for teacher forcing.
+
+    Raises:
+        ValueError: there is no frontal image.
+    """
+
+    frontal: ImageLike
+    lateral: ImageLike | None = None
+    prior: ImageLike | None = None
+    indication: str | None = None
+    technique: str | None = None
+    comparison: str | None = None
+    prior_report: str | None = None
+    grounded: bool = False
+    assistant_text: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.frontal is None:
+            others = [name for name in ("lateral", "prior") if getattr(self, name) is not None]
+            given = f" beside the {' and the '.join(others)} image" if others else ""
+            raise ValueError(f"The prompt has no frontal image{given}; MAIRA-2 always needs the current frontal one.")
+
+    def pieces(self) -> list[Piece]:
+        """The user message, in order."""
+        alone = self.lateral is None and self.prior is None
+        pieces: list[Piece] = [
+            (Text("Given the current frontal image" + (" only" if alone else "")),),
+            ImageSlot(self.frontal, TokenKind.FRONTAL_IMAGE),
+        ]
+        if self.lateral is not None:
+            joint = "" if self.prior is not None else " and"
+            pieces += [
+                (Text(f"{joint} the current lateral image"),),
+                ImageSlot(self.lateral, TokenKind.LATERAL_IMAGE),
+            ]
+        if self.prior is not None:
+            pieces += [
+                (Text(" and the prior frontal image"),),
+                ImageSlot(self.prior, TokenKind.PRIOR_IMAGE),
+                (Text(" PRIOR_REPORT: "), _section(self.prior_report, TokenKind.PRIOR_REPORT)),
+            ]
+        pieces.append(
+            (
+                Text(_TASK + (_GROUNDING if self.grounded else "") + " INDICATION: "),
+                _section(self.indication, TokenKind.INDICATION),
+                Text(" TECHNIQUE: "),
+                _section(self.technique, TokenKind.TECHNIQUE),
+                Text(" COMPARISON: "),
+                _section(self.comparison, TokenKind.COMPARISON),
+            )
+        )
+        return pieces
+
+
+@dataclass(frozen=True, eq=False)
+class PhraseGroundingPrompt:
+    """Ask where in the frontal image a finding can be seen.
+
+    Args:
+        frontal: the image.
+        phrase: the finding, in words.
+        assistant_text: the answer, for teacher forcing.
+
+    Raises:
+        ValueError: there is no image or no phrase.
+    """
+
+    frontal: ImageLike
+    phrase: str
+    assistant_text: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.frontal is None:
+            raise ValueError("The prompt has no frontal image; phrase grounding needs one.")
+        if not self.phrase:
+            raise ValueError("The prompt has no phrase; say which finding is to be located.")
+
+    def pieces(self) -> list[Piece]:
+        """The user message, in order."""
+        return [
+            (Text("Given the current frontal image"),),
+            ImageSlot(self.frontal, TokenKind.FRONTAL_IMAGE),
+            (Text(_PHRASE_TASK), Text(self.phrase, TokenKind.PHRASE)),
+        ]
+
+
+Prompt: TypeAlias = "FindingsPrompt | PhraseGroundingPrompt"
+
+
+def _section(text: str | None, kind: TokenKind) -> Text:
+    return Text(text or "N/A", kind)

@@ -1,0 +1,133 @@
+"""Prompts to text, text to tokens, and what each token is.
+
+1. The checkpoint's chat template joins the pieces of a prompt.
+2. Each piece is found again in the result, so every character gets a kind; placeholders are multiplied.
+3. The tokenizer's character offsets carry the kinds over to the tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from sae_lens_maira.maira2.prompts import ImageSlot, Piece, Prompt, Text, TokenKind
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """A prompt as one string, placeholders not yet multiplied, and the kind of each character."""
+
+    text: str
+    character_kinds: Int[np.ndarray, " n_characters"]
+
+    def expand_images(self, placeholder: str, n_image_tokens: int) -> RenderedPrompt:
+        """Write each placeholder as often as an image has tokens."""
+        parts: list[str] = []
+        kinds: list[np.ndarray] = []
+        start = 0
+        while (found := self.text.find(placeholder, start)) >= 0:
+            stop = found + len(placeholder)
+            parts += [self.text[start:found], placeholder * n_image_tokens]
+            kinds += [
+                self.character_kinds[start:found],
+                np.tile(self.character_kinds[found:stop], n_image_tokens),
+            ]
+            start = stop
+        parts.append(self.text[start:])
+        kinds.append(self.character_kinds[start:])
+        return RenderedPrompt("".join(parts), np.concatenate(kinds))
+
+
+def render_prompt(prompt: Prompt, tokenizer: Any, chat_template: str | None, placeholder: str) -> RenderedPrompt:
+    """Render a prompt by the checkpoint's chat template and mark every character with its kind.
+
+    Args:
+        prompt: what to ask, with an assistant text for teacher forcing.
+        tokenizer: renders the template; its end-of-sequence token closes an assistant text.
+        chat_template: the checkpoint's; None takes the tokenizer's own.
+        placeholder: the image token, ``<image>``.
+
+    Raises:
+        ValueError: a text contains a special token, or the template drops or changes a piece.
+    """
+    pieces = prompt.pieces()
+    answer = prompt.assistant_text
+    _refuse_special_tokens(pieces, answer, tokenizer)
+    messages: list[dict[str, Any]] = [{"role": "user", "content": _chat_content(pieces)}]
+    if answer is not None:
+        content = {"index": None, "text": answer, "type": "text"}
+        messages.append({"role": "assistant", "content": [content]})
+    text = tokenizer.apply_chat_template(
+        messages, chat_template=chat_template, tokenize=False, add_generation_prompt=answer is None
+    )
+    kinds = np.full(len(text), TokenKind.TEMPLATE, dtype=np.int64)
+    cursor = 0
+    for piece in pieces:
+        if isinstance(piece, ImageSlot):
+            start = _find(placeholder, text, cursor)
+            cursor = start + len(placeholder)
+            kinds[start:cursor] = piece.kind
+            continue
+        for part in piece:
+            words = part.text.strip()
+            start = _find(words, text, cursor)
+            cursor = start + len(words)
+            kinds[start:cursor] = part.kind
+    if answer is not None:
+        words = answer.strip()
+        start = _find(words, text, cursor)
+        cursor = start + len(words)
+        kinds[start:cursor] = TokenKind.FINDINGS
+        end = text.rfind(tokenizer.eos_token)
+        if end >= cursor:
+            kinds[end : end + len(tokenizer.eos_token)] = TokenKind.END
+    return RenderedPrompt(text, kinds)
+
+
+def token_kinds(
+    character_kinds: Int[np.ndarray, " n_characters"], offsets: list[tuple[int, int]]
+) -> Int[np.ndarray, " n_tokens"]:
+    """Give each token the kind of the characters that it covers.
+
+    A token that covers several kinds (a space of the template and the first letters of a section) gets the kind of
+    its last character. A token that covers nothing (begin of sequence) is template.
+    """
+    kinds = np.full(len(offsets), TokenKind.TEMPLATE, dtype=np.int64)
+    for position, (start, stop) in enumerate(offsets):
+        if stop > start:
+            kinds[position] = character_kinds[stop - 1]
+    return kinds
+
+
+def _chat_content(pieces: list[Piece]) -> list[dict[str, Any]]:
+    content: list[dict[str, Any]] = []
+    n_images = 0
+    for piece in pieces:
+        if isinstance(piece, ImageSlot):
+            content.append({"index": n_images, "text": None, "type": "image"})
+            n_images += 1
+        else:
+            content.append({"index": None, "text": "".join(part.text for part in piece), "type": "text"})
+    return content
+
+
+def _refuse_special_tokens(pieces: list[Piece], answer: str | None, tokenizer: Any) -> None:
+    """A special token inside a section would be read as an image or as the end of the prompt."""
+    texts = [part for piece in pieces if not isinstance(piece, ImageSlot) for part in piece]
+    if answer is not None:
+        texts.append(Text(answer, TokenKind.FINDINGS))
+    for part in texts:
+        for special in tokenizer.all_special_tokens:
+            if special in part.text:
+                field = part.kind.name.lower().replace("_", " ")
+                raise ValueError(f"The {field} text contains the special token '{special}'; remove it.")
+
+
+def _find(words: str, text: str, cursor: int) -> int:
+    start = text.find(words, cursor)
+    if start < 0:
+        raise ValueError(f"The checkpoint's chat template drops or changes '{words[:60]}'; it is not MAIRA-2's.")
+    return start
