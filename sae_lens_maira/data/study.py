@@ -1,0 +1,115 @@
+"""The one type that every source of studies yields: `Study`.
+
+A study is what a radiologist has on the desk: the current images, perhaps the prior ones, the request, and (for training
+and for checking) the report and what is known to be true. Sources differ in what they know. The phantom knows everything,
+a folder of files may know only the images; whatever is unknown is `None` or empty, never guessed.
+
+Images are opened lazily, because a data set is a list of thousands of studies and a study is looked at one at a time:
+anything with `.open() -> PIL.Image.Image` is an image. Nothing here imports torch, numpy or Pillow until an image is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Presence = Literal["present", "uncertain", "absent"]
+Change = Literal["new", "larger", "smaller", "unchanged", "removed"]
+
+
+@runtime_checkable
+class LazyImage(Protocol):
+    """An image that costs nothing until it is opened; implementations are picklable, so that worker processes can open them."""
+
+    def open(self) -> Image: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileImage:
+    """An image file. Every `open` reads the file again, so no file handle outlives the call."""
+
+    path: Path
+
+    def open(self) -> Image:
+        from PIL import Image
+
+        with Image.open(self.path) as image:
+            image.load()
+            return image
+
+
+class Box(NamedTuple):
+    """A rectangle as fractions (0 to 1) of the image's width and height, top left corner first."""
+
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+
+
+class Label(NamedTuple):
+    """What is true, or claimed, of one concept. `change` compares with the prior; without a prior it is None."""
+
+    presence: Presence
+    change: Change | None = None
+
+    @property
+    def positive(self) -> bool:
+        """An uncertain finding counts as present wherever a yes or a no is wanted."""
+        return self.presence != "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceLabel:
+    """What one sentence of the findings says: `findings[start:end]` is the sentence.
+
+    `boxes` are where it can be seen on the current frontal image; a sentence that points at nothing has none.
+    """
+
+    start: int
+    end: int
+    labels: Mapping[str, Label]
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One radiology study: images, request and report sections, and what is known of its contents.
+
+    `labels` maps a concept's name to what is true of it; a concept that is not in the mapping is unlabelled, which is not
+    the same as absent. `shareable` says whether images and text may leave the machine: False unless the source allows it.
+    """
+
+    study_id: str
+    patient_id: str
+    frontal: LazyImage
+    lateral: LazyImage | None = None
+    prior_frontal: LazyImage | None = None
+    indication: str | None = None
+    technique: str | None = None
+    comparison: str | None = None
+    prior_report: str | None = None
+    findings: str | None = None
+    labels: Mapping[str, Label] = field(default_factory=dict, hash=False)
+    sentences: tuple[SentenceLabel, ...] = field(default=(), hash=False)
+    view: Literal["PA", "AP"] | None = None
+    acquired_at: datetime | None = None
+    shareable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.prior_report is not None and self.prior_frontal is None:
+            raise ValueError(
+                f"study {self.study_id}: a prior report needs a prior frontal image (MAIRA-2 reads them together)"
+            )
+        length = len(self.findings or "")
+        for sentence in self.sentences:
+            if not 0 <= sentence.start < sentence.end <= length:
+                raise ValueError(
+                    f"study {self.study_id}: sentence span {sentence.start}:{sentence.end} lies outside findings of {length} characters"
+                )

@@ -1,0 +1,54 @@
+"""A contact sheet: a page of studies, each with its images side by side and its report below them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from sae_lens_maira.data.study import Study
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+_INK, _FAINT, _PAPER = 235, 150, 18  # grey levels: a light box, not a page
+_MARGIN, _LINE = 8, 13
+
+
+def contact_sheet(studies: Iterable[Study], *, columns: int = 3, image_side: int = 150, text_lines: int = 8) -> Image:
+    """Lay `studies` out as an 8-bit grey image, `columns` a row.
+
+    Every cell has room for three images of `image_side` pixels (frontal, lateral, prior frontal; a missing one stays
+    empty) and for `text_lines` lines of findings; text that is longer is cut with an ellipsis.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    shown = list(studies)
+    rows = -(-len(shown) // columns)
+    cell_width = 3 * image_side + 4 * _MARGIN
+    cell_height = image_side + (text_lines + 2) * _LINE + 2 * _MARGIN
+    sheet = Image.new("L", (columns * cell_width, rows * cell_height), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    for k, study in enumerate(shown):
+        left, top = (k % columns) * cell_width + _MARGIN, (k // columns) * cell_height + _MARGIN
+        _draw_images(sheet, draw, study, left, top, image_side)
+        request = " ".join(part for part in (study.indication, study.technique) if part)
+        draw.text((left, top + image_side + _LINE), textwrap.shorten(request, cell_width // 6), _FAINT, font=font)
+        lines = textwrap.wrap(study.findings or "", cell_width // 6, max_lines=text_lines, placeholder=" ...")
+        for i, line in enumerate(lines):
+            draw.text((left, top + image_side + (i + 2) * _LINE), line, _INK, font=font)
+    return sheet
+
+
+def _draw_images(sheet: Image, draw: ImageDraw, study: Study, left: int, top: int, side: int) -> None:
+    from PIL import Image
+
+    views = {"frontal": study.frontal, "lateral": study.lateral, "prior frontal": study.prior_frontal}
+    for column, (name, image) in enumerate(views.items()):
+        corner = (left + column * (side + _MARGIN), top)
+        if image is None:
+            draw.rectangle((*corner, corner[0] + side - 1, corner[1] + side - 1), outline=45)
+        else:
+            sheet.paste(image.open().convert("L").resize((side, side), Image.Resampling.BICUBIC), corner)
+        draw.text((corner[0], top + side), name if image is not None else f"no {name}", _FAINT)

@@ -1,0 +1,201 @@
+"""The words of the reports: data, no logic (`grammar` turns it into sentences).
+
+Every concept has at least three noun phrases, so that none of them is a single token, and some whole clauses besides.
+`{side}` is the patient's side. American spelling, the register of a radiology report.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from sae_lens_maira.data.study import Change
+
+Section = Literal["devices", "heart", "lungs", "pleura", "bones"]
+
+
+class Noun(NamedTuple):
+    """A noun phrase: "a", "an" or "" for its article, the phrase itself, and whether it takes a plural verb."""
+
+    article: str
+    phrase: str
+    plural: bool = False
+
+
+NOUNS: dict[str, tuple[Noun, ...]] = {
+    "pacemaker": (
+        Noun("a", "pacemaker"),
+        Noun("a", "left chest wall pacemaker with two leads"),
+        Noun("a", "dual lead pacing device"),
+    ),
+    "endotracheal_tube_well_placed": (
+        Noun("an", "endotracheal tube in standard position"),
+        Noun("an", "endotracheal tube with its tip above the carina"),
+        Noun("a", "well positioned endotracheal tube"),
+    ),
+    "endotracheal_tube_too_low": (
+        Noun("an", "endotracheal tube with its tip in the right main bronchus"),
+        Noun("a", "low lying endotracheal tube"),
+        Noun("an", "endotracheal tube that extends beyond the carina"),
+    ),
+    "nasogastric_tube": (
+        Noun("a", "nasogastric tube"),
+        Noun("an", "enteric tube that ends in the stomach"),
+        Noun("a", "feeding tube below the diaphragm"),
+    ),
+    "central_line": (
+        Noun("a", "{side} central venous catheter"),
+        Noun("a", "{side} sided central line"),
+        Noun("a", "central catheter from the {side}"),
+    ),
+    "sternotomy_wires": (
+        Noun("", "median sternotomy wires", plural=True),
+        Noun("", "midline sternal wires", plural=True),
+        Noun("", "sternal closure wires", plural=True),
+    ),
+    "effusion_small": (
+        Noun("a", "small {side} pleural effusion"),
+        Noun("a", "small amount of {side} pleural fluid"),
+        Noun("a", "trace effusion at the {side} base"),
+    ),
+    "effusion_large": (
+        Noun("a", "large {side} pleural effusion"),
+        Noun("a", "large amount of {side} pleural fluid"),
+        Noun("a", "sizable effusion at the {side} base"),
+    ),
+    "cardiomegaly": (
+        Noun("", "cardiomegaly"),
+        Noun("an", "enlarged heart"),
+        Noun("", "enlargement of the cardiac silhouette"),
+    ),
+    "pneumothorax": (
+        Noun("a", "{side} pneumothorax"),
+        Noun("a", "{side} apical pneumothorax"),
+        Noun("", "pleural air on the {side}"),
+    ),
+    "consolidation": (
+        Noun("", "{side} lung consolidation"),
+        Noun("a", "{side} airspace opacity"),
+        Noun("a", "dense opacity in the {side} lung"),
+    ),
+    "edema": (
+        Noun("", "pulmonary edema"),
+        Noun("", "perihilar interstitial edema"),
+        Noun("", "vascular congestion with edema"),
+    ),
+    "atelectasis": (
+        Noun("", "{side} basilar atelectasis"),
+        Noun("", "linear atelectasis at the {side} base"),
+        Noun("", "bands of {side} basal atelectasis", plural=True),
+    ),
+    "nodule": (
+        Noun("a", "{side} lung nodule"),
+        Noun("a", "nodule in the {side} lung"),
+        Noun("a", "{side} rounded pulmonary lesion"),
+    ),
+    "rib_fracture": (
+        Noun("", "{side} rib fractures", plural=True),
+        Noun("", "displaced fractures of {side} ribs", plural=True),
+        Noun("", "fractures of the {side} lateral ribs", plural=True),
+    ),
+    "hyperinflation": (
+        Noun("", "hyperinflation of the lungs"),
+        Noun("", "hyperinflated lungs with flat diaphragms", plural=True),
+        Noun("", "pulmonary overinflation"),
+    ),
+}
+
+CLAUSES: dict[str, tuple[str, ...]] = {
+    "pacemaker": ("pacemaker leads end in the right atrium and ventricle",),
+    "endotracheal_tube_well_placed": ("the endotracheal tube ends above the carina",),
+    "endotracheal_tube_too_low": ("the endotracheal tube ends in the right main bronchus",),
+    "nasogastric_tube": ("the nasogastric tube ends in the stomach",),
+    "central_line": ("the {side} central line ends in the superior vena cava",),
+    "sternotomy_wires": ("the sternotomy wires are intact",),
+    "effusion_small": ("the {side} costophrenic angle is blunted by a little fluid",),
+    "effusion_large": ("the {side} lower hemithorax is filled with fluid",),
+    "cardiomegaly": ("the heart is enlarged", "the cardiac silhouette is enlarged"),
+    "pneumothorax": ("a pleural line marks a {side} pneumothorax",),
+    "consolidation": ("the {side} lung is consolidated",),
+    "edema": ("perihilar haze indicates edema",),
+    "atelectasis": ("plate like opacities at the {side} base indicate atelectasis",),
+    "nodule": ("a round opacity projects over the {side} lung",),
+    "rib_fracture": ("several {side} ribs are fractured",),
+    "hyperinflation": ("the lungs are hyperinflated",),
+}
+"""Whole statements of a present concept, without capital and full stop."""
+
+REMOVED_NOUNS: dict[str, tuple[str, ...]] = {
+    "pacemaker": ("pacemaker", "pacing device"),
+    "endotracheal_tube": ("endotracheal tube", "tracheal tube"),
+    "nasogastric_tube": ("nasogastric tube", "enteric tube"),
+    "central_line": ("{side} central line", "{side} central venous catheter"),
+    "sternotomy_wires": ("set of sternal wires", "set of sternotomy wires"),
+    "effusion": ("{side} pleural effusion", "{side} pleural fluid"),
+    "cardiomegaly": ("cardiomegaly", "cardiac enlargement"),
+    "pneumothorax": ("{side} pneumothorax", "{side} pleural air"),
+    "consolidation": ("{side} lung consolidation", "{side} airspace opacity"),
+    "edema": ("pulmonary edema", "interstitial edema"),
+    "atelectasis": ("{side} basilar atelectasis", "{side} basal atelectasis"),
+    "nodule": ("{side} lung nodule", "{side} pulmonary lesion"),
+    "rib_fracture": ("deformity of {side} rib fractures", "{side} rib deformity"),
+    "hyperinflation": ("hyperinflation", "pulmonary overinflation"),
+}
+"""How a whole family is named once it is gone: without size or position, which the current image no longer shows."""
+
+SUFFIXES: dict[Change | None, tuple[str, ...]] = {
+    None: ("",),
+    "new": (", new from the prior", ", new since the prior study", ", not seen on the prior"),
+    "larger": (", larger than on the prior", ", increased from the prior", ", worse than on the prior"),
+    "smaller": (", smaller than on the prior", ", decreased from the prior", ", improved from the prior"),
+    "unchanged": (", unchanged from the prior", ", similar to the prior", ", stable since the prior study"),
+    "removed": (),
+}
+
+NORMAL: tuple[tuple[Section | Literal["overall"], tuple[str, ...], tuple[str, ...]], ...] = (
+    ("heart", ("the heart size is normal", "heart size is within normal limits", "the cardiac silhouette is not enlarged"), ("cardiomegaly",)),
+    (
+        "lungs",
+        ("the lungs are clear", "both lungs are clear", "no focal opacity in the lungs"),
+        ("consolidation_right", "consolidation_left", "edema", "atelectasis_right", "atelectasis_left", "nodule_right", "nodule_left"),
+    ),
+    ("lungs", ("no consolidation", "no focal consolidation", "there is no airspace consolidation"), ("consolidation_right", "consolidation_left")),
+    ("lungs", ("no pulmonary edema", "there is no edema", "no evidence of pulmonary edema"), ("edema",)),
+    ("lungs", ("no suspicious nodule", "there is no lung nodule", "no pulmonary nodule is seen"), ("nodule_right", "nodule_left")),
+    ("lungs", ("lung volumes are normal", "the lungs are normally inflated", "no hyperinflation"), ("hyperinflation",)),
+    (
+        "pleura",
+        ("no pleural effusion or pneumothorax", "there is no effusion or pneumothorax", "no pneumothorax or pleural fluid"),
+        ("effusion_right", "effusion_left", "pneumothorax_right", "pneumothorax_left"),
+    ),
+    ("pleura", ("no pneumothorax", "there is no pneumothorax", "no evidence of pneumothorax"), ("pneumothorax_right", "pneumothorax_left")),
+    ("pleura", ("no pleural effusion", "there is no pleural effusion", "the costophrenic angles are sharp"), ("effusion_right", "effusion_left")),
+    ("bones", ("no acute fracture", "the ribs are intact", "there is no rib fracture"), ("rib_fracture_right", "rib_fracture_left")),
+    (
+        "devices",
+        ("no support devices", "no lines or tubes", "there are no support devices"),
+        ("endotracheal_tube", "nasogastric_tube", "central_line_right", "central_line_left"),
+    ),
+    (
+        "overall",
+        ("no acute cardiopulmonary abnormality", "no acute abnormality in the chest", "the chest is normal for age"),
+        (
+            "effusion_right", "effusion_left", "cardiomegaly", "pneumothorax_right", "pneumothorax_left", "consolidation_right",
+            "consolidation_left", "edema", "atelectasis_right", "atelectasis_left", "nodule_right", "nodule_left",
+            "rib_fracture_right", "rib_fracture_left", "hyperinflation",
+        ),
+    ),
+)  # fmt: skip
+"""Statements of the normal: where they stand, their wordings, and the families that they say are absent."""
+
+SECTION_OF: dict[str, Section] = {
+    "pacemaker": "devices", "endotracheal_tube": "devices", "nasogastric_tube": "devices", "central_line": "devices",
+    "sternotomy_wires": "devices", "effusion": "pleura", "cardiomegaly": "heart", "pneumothorax": "pleura", "consolidation": "lungs",
+    "edema": "lungs", "atelectasis": "lungs", "nodule": "lungs", "rib_fracture": "bones", "hyperinflation": "lungs",
+}  # fmt: skip
+
+SECTION_ORDERS: tuple[tuple[Section, ...], ...] = (
+    ("devices", "lungs", "pleura", "heart", "bones"),
+    ("devices", "heart", "lungs", "pleura", "bones"),
+    ("heart", "lungs", "pleura", "bones", "devices"),
+    ("lungs", "pleura", "heart", "bones", "devices"),
+)
