@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 
 class CheckpointError(ValueError):
@@ -17,16 +17,12 @@ class CheckpointError(ValueError):
 
 
 @contextmanager
-def clear_loading_errors(source: Any, kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """Check a local folder before loading, and turn the loader's errors into one sentence each.
+def clear_loading_errors(source: Any) -> Iterator[None]:
+    """Turn a loader's errors into one sentence each.
 
     Args:
         source: what the user asked to load: a folder or a Hub id.
-        kwargs: the loader's other arguments, of which ``subfolder`` is read.
     """
-    folder = Path(str(source)).expanduser() / kwargs.get("subfolder", "")
-    if Path(str(source)).expanduser().is_dir():
-        check_folder(folder)
     try:
         yield
     except Exception as error:
@@ -77,6 +73,17 @@ def check_folder(folder: Path) -> None:
         )
 
 
+def check_processor_folder(folder: Path) -> None:
+    """Check that a folder holds a processor's files.
+
+    Raises:
+        CheckpointError: naming the files that are missing.
+    """
+    missing = [name for name in ("tokenizer.json", "preprocessor_config.json") if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"'{folder}' has no MAIRA-2 processor: {' and '.join(missing)} missing.")
+
+
 def raise_if_not_exact(source: Any, info: Mapping[str, Any]) -> None:
     """Refuse a load that left a parameter unset or a tensor unused.
 
@@ -96,6 +103,15 @@ def raise_if_not_exact(source: Any, info: Mapping[str, Any]) -> None:
     ]
     if found:
         raise CheckpointError(f"The weights of '{source}' do not fit MAIRA-2: keys {'; '.join(found)}.")
+
+
+def tensors_on_demand(paths: Iterable[str]) -> dict[str, Any]:
+    """All tensors of safetensors files, each read from disk when it is sliced and not kept."""
+    slices: dict[str, Any] = {}
+    for path in paths:
+        file = safe_open(path, framework="pt", device="cpu", backend="pread")
+        slices |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    return slices
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ which is the official checkpoint's and which both read.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import transformers
 from packaging.version import Version
@@ -66,7 +66,7 @@ class Maira2Config(LlavaConfig):
         image_token_index: int = 32204,
         image_seq_length: int = 1369,
         vision_feature_layer: int = -1,
-        vision_feature_select_strategy: str = "default",
+        vision_feature_select_strategy: Literal["default", "full"] = "default",
         projector_n_layers: int = 4,
         **kwargs: Any,
     ) -> None:

@@ -10,7 +10,6 @@ For 8-bit images this is the official pipeline to the bit.
 
 from __future__ import annotations
 
-from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-ImageLike: TypeAlias = "Image.Image | np.ndarray | str | PathLike[str]"
+ImageLike: TypeAlias = Image.Image | np.ndarray | str | Path
 """A PIL image, an array (height, width[, channels]), or the path of an image or DICOM file."""
 
 # ITU-R 601-2 luma, as in PIL's conversion to grey.
@@ -55,7 +54,7 @@ def to_stretched_grey(image: ImageLike, name: str = "image") -> Image.Image:
 
 
 def _grey_plane(image: ImageLike, name: str) -> Float[np.ndarray, "height width"]:
-    if isinstance(image, (str, PathLike)):
+    if isinstance(image, (str, Path)):
         return _grey_plane_of_file(Path(image), name)
     if isinstance(image, Image.Image):
         return _grey_plane_of_pil(image, name)

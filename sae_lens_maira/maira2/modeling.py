@@ -7,9 +7,9 @@ projector has four linear layers. Everything else is transformers' own.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoModel, Dinov2Backbone, LlavaForConditionalGeneration
@@ -17,7 +17,12 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaModel, LlavaPreTrainedModel
 
-from sae_lens_maira.maira2.checkpoint import clear_loading_errors, raise_if_not_exact
+from sae_lens_maira.maira2.checkpoint import (
+    check_folder,
+    clear_loading_errors,
+    raise_if_not_exact,
+    tensors_on_demand,
+)
 from sae_lens_maira.maira2.configuration import TRANSFORMERS_5, Maira2Config
 
 
@@ -48,12 +53,15 @@ class Maira2Model(LlavaModel):
 
     def __init__(self, config: Maira2Config) -> None:
         LlavaPreTrainedModel.__init__(self, config)
-        self.vision_tower = Dinov2Backbone(config.vision_config)
+        vision_config: Any = config.vision_config
+        self.vision_tower = Dinov2Backbone(vision_config)
         self.multi_modal_projector = Maira2MultiModalProjector(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 
-    def get_image_features(self, pixel_values: Float[Tensor, "n_images 3 height width"], **_: Any) -> Any:
+    def get_image_features(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, pixel_values: Float[Tensor, "n_images 3 height width"], **_: Any
+    ) -> Any:
         """Embed images as ``n_image_tokens`` token embeddings each.
 
         Returns:
@@ -63,7 +71,7 @@ class Maira2Model(LlavaModel):
         features = self.vision_tower(pixel_values).feature_maps[self.config.vision_feature_layer]
         if self.config.vision_feature_select_strategy == "default":
             features = features[:, 1:]  # the first is CLS
-        embeddings = list(self.multi_modal_projector(features))
+        embeddings: Any = list(self.multi_modal_projector(features))
         return BaseModelOutputWithPooling(pooler_output=embeddings) if TRANSFORMERS_5 else embeddings
 
 
@@ -75,12 +83,12 @@ class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
     """
 
     config_class = Maira2Config
-    _keys_to_ignore_on_load_missing: list[str] = []
 
     def __init__(self, config: Maira2Config) -> None:
         LlavaPreTrainedModel.__init__(self, config)
+        text_config: Any = config.text_config
         self.model = Maira2Model(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=False)
         self.post_init()
 
     @classmethod
@@ -97,14 +105,27 @@ class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
         """
         kwargs.pop("trust_remote_code", None)
         wants_info = kwargs.pop("output_loading_info", False)
-        with clear_loading_errors(pretrained_model_name_or_path, kwargs):
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *args, use_safetensors=True, output_loading_info=True, **kwargs
-            )
+        folder = Path(str(pretrained_model_name_or_path)).expanduser()
+        if folder.is_dir():
+            check_folder(folder / kwargs.get("subfolder", ""))
+        # Keys of another shape are let through here, to be refused below together with all others.
+        kwargs |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        with clear_loading_errors(pretrained_model_name_or_path):
+            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model, info = loaded
         raise_if_not_exact(pretrained_model_name_or_path, info)
         return (model, info) if wants_info else model
 
-    def forward(
+    @staticmethod
+    def _load_pretrained_model(model: Any, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any) -> Any:
+        """Read tensors one by one: transformers 5 maps all files at once, which doubles the resident memory."""
+        if TRANSFORMERS_5 and state_dict is None and checkpoint_files:
+            state_dict = tensors_on_demand(checkpoint_files)
+        return LlavaForConditionalGeneration._load_pretrained_model(
+            model, state_dict, checkpoint_files, *args, **kwargs
+        )
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         input_ids: Any = None,
         pixel_values: Any = None,
@@ -167,40 +188,7 @@ def register_checkpoint_layout() -> None:
             register_checkpoint_conversion_mapping,
         )
 
-        register_checkpoint_conversion_mapping(
-            Maira2Config.model_type, get_checkpoint_conversion_mapping("llava"), overwrite=True
-        )
-        register_checkpoint_conversion_mapping(
-            "Maira2Model", get_checkpoint_conversion_mapping("LlavaModel"), overwrite=True
-        )
+        for ours, llava in ((Maira2Config.model_type, "llava"), ("Maira2Model", "LlavaModel")):
+            mapping: Any = get_checkpoint_conversion_mapping(llava)
+            register_checkpoint_conversion_mapping(ours, mapping, overwrite=True)
     # transformers 4 inherits LLaVA's `_checkpoint_conversion_mapping` with the class.
-
-
-def official_parameter_names(model: nn.Module) -> dict[str, torch.Size]:
-    """Names and shapes of a model's parameters as the official checkpoint spells them."""
-    return {_official_name(name): parameter.shape for name, parameter in model.named_parameters()}
-
-
-_OFFICIAL_PREFIXES = {
-    "model.language_model.": "language_model.model.",
-    "lm_head.": "language_model.lm_head.",
-    "model.vision_tower.": "vision_tower.",
-    "model.multi_modal_projector.": "multi_modal_projector.",
-}
-_OFFICIAL_DINOV2_PARTS = {
-    ".attention.q_proj.": ".attention.attention.query.",
-    ".attention.k_proj.": ".attention.attention.key.",
-    ".attention.v_proj.": ".attention.attention.value.",
-    ".attention.o_proj.": ".attention.output.dense.",
-}
-
-
-def _official_name(name: str) -> str:
-    for prefix, official in _OFFICIAL_PREFIXES.items():
-        if name.startswith(prefix):
-            name = official + name.removeprefix(prefix)
-            break
-    if name.startswith("vision_tower."):
-        for part, official in _OFFICIAL_DINOV2_PARTS.items():
-            name = name.replace(part, official)
-    return name

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
+from sae_lens_maira.maira2.checkpoint import check_processor_folder, clear_loading_errors
 from sae_lens_maira.maira2.configuration import TRANSFORMERS_5
 from sae_lens_maira.maira2.grounding import GroundedReport, parse_grounded
 from sae_lens_maira.maira2.images import to_stretched_grey
@@ -42,7 +42,9 @@ class Maira2Processor(ProcessorMixin):
         vision_feature_select_strategy: ``default`` drops the CLS token from the image features, ``full`` keeps it.
         chat_template: the checkpoint's; None takes the tokenizer's.
         image_token: the placeholder's text.
-        kwargs: further fields of the checkpoint's ``processor_config.json``, kept for saving.
+        num_additional_image_tokens: tokens of the vision backbone beside the patches: CLS.
+        phrase_start_token, phrase_end_token, box_start_token, box_end_token, num_box_coord_bins: the checkpoint's
+            record of the grammar that :mod:`~sae_lens_maira.maira2.grounding` reads; kept for saving.
     """
 
     attributes = ["image_processor", "tokenizer"]  # noqa: RUF012 (transformers reads a plain list)
@@ -57,14 +59,29 @@ class Maira2Processor(ProcessorMixin):
         vision_feature_select_strategy: str = "default",
         chat_template: str | None = None,
         image_token: str = "<image>",
-        **kwargs: Any,
+        num_additional_image_tokens: int = 1,
+        phrase_start_token: str = "<obj>",
+        phrase_end_token: str = "</obj>",
+        box_start_token: str = "<box>",
+        box_end_token: str = "</box>",
+        num_box_coord_bins: int = 100,
+        **_: Any,
     ) -> None:
-        kwargs.pop("processor_class", None)
         self.patch_size = patch_size
         self.vision_feature_select_strategy = vision_feature_select_strategy
         self.image_token = image_token
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
-        self.further_fields = kwargs
+        self.saved_fields = {
+            "patch_size": patch_size,
+            "vision_feature_select_strategy": vision_feature_select_strategy,
+            "image_token": image_token,
+            "num_additional_image_tokens": num_additional_image_tokens,
+            "phrase_start_token": phrase_start_token,
+            "phrase_end_token": phrase_end_token,
+            "box_start_token": box_start_token,
+            "box_end_token": box_end_token,
+            "num_box_coord_bins": num_box_coord_bins,
+        }
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @property
@@ -74,7 +91,7 @@ class Maira2Processor(ProcessorMixin):
         n_patches = (crop["height"] // self.patch_size) * (crop["width"] // self.patch_size)
         return n_patches + (self.vision_feature_select_strategy == "full")
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, prompts: Prompt | Sequence[Prompt], padding_side: PaddingSide | None = None, **_: Any
     ) -> BatchFeature:
         """Make model inputs of one prompt or a batch.
@@ -112,7 +129,8 @@ class Maira2Processor(ProcessorMixin):
 
     def render(self, prompt: Prompt) -> RenderedPrompt:
         """The prompt as one string, each image still one placeholder, and the kind of each character."""
-        return render_prompt(prompt, self.tokenizer, self.chat_template, self.image_token)
+        template: Any = self.chat_template
+        return render_prompt(prompt, self.tokenizer, template, self.image_token)
 
     def pixel_values(self, prompts: Sequence[Prompt]) -> Tensor:
         """Images of all prompts, in order, as (n_images, 3, height, width)."""
@@ -137,19 +155,14 @@ class Maira2Processor(ProcessorMixin):
         """Generated grounded answers, read by :func:`parse_grounded`."""
         return [parse_grounded(text) for text in self.decode_reports(output_ids, input_ids)]
 
-    def save_pretrained(self, save_directory: str | PathLike[str], **_: Any) -> list[str]:
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | Path, **_: Any
+    ) -> list[str]:
         """Write the processor in the official layout, which both transformers 4 and 5 read."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         all_image_fields = self.image_processor.to_dict()
         image_fields = {name: all_image_fields[name] for name in all_image_fields if not name.startswith("_")}
-        processor_fields = {
-            "patch_size": self.patch_size,
-            "vision_feature_select_strategy": self.vision_feature_select_strategy,
-            "image_token": self.image_token,
-            "num_additional_image_tokens": 1,
-            **self.further_fields,
-        }
         specials = {
             name: str(getattr(self.tokenizer, name))
             for name in ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -162,7 +175,7 @@ class Maira2Processor(ProcessorMixin):
                 "image_processor_type": "BitImageProcessor",
                 **class_fields,
             },
-            "processor_config.json": {**processor_fields, **class_fields},
+            "processor_config.json": {**self.saved_fields, **class_fields},
             "chat_template.json": {"chat_template": self.chat_template or self.tokenizer.chat_template},
             "tokenizer_config.json": {
                 **specials,
@@ -176,6 +189,19 @@ class Maira2Processor(ProcessorMixin):
             (folder / name).write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
         return [str(folder / name) for name in (*files, "tokenizer.json")]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load the processor of a checkpoint: a folder or a Hub id.
+
+        Raises:
+            CheckpointError: no access, no such repository, or files are missing.
+        """
+        folder = Path(str(pretrained_model_name_or_path)).expanduser()
+        if folder.is_dir():
+            check_processor_folder(folder / kwargs.get("subfolder", ""))
+        with clear_loading_errors(pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path: Any, *_: Any, **kwargs: Any) -> list[Any]:

@@ -71,7 +71,7 @@ class ImageSlot:
         return self.kind.name.lower().replace("_", " ")
 
 
-Piece: TypeAlias = "tuple[Text, ...] | ImageSlot"
+Piece: TypeAlias = tuple[Text, ...] | ImageSlot
 """One entry of the chat message's content: an image, or the texts that form one string."""
 
 
@@ -174,7 +174,7 @@ class PhraseGroundingPrompt:
         ]
 
 
-Prompt: TypeAlias = "FindingsPrompt | PhraseGroundingPrompt"
+Prompt: TypeAlias = FindingsPrompt | PhraseGroundingPrompt
 
 
 def _section(text: str | None, kind: TokenKind) -> Text:

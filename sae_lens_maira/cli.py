@@ -1,0 +1,70 @@
+"""`sae-lens-maira <verb>`: thin, one function a verb."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; errors that a user can mend are one sentence on stderr and exit status 2."""
+    parser = argparse.ArgumentParser(prog="sae-lens-maira", description="Sparse autoencoders for MAIRA-2.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_report(verbs)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        options.run(options)
+    except (ValueError, OSError, ImportError) as error:
+        sys.stderr.write(f"sae-lens-maira: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("sae-lens-maira: interrupted\n")
+        return 130
+    return 0
+
+
+def _add_report(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser("report", help="write the findings of one study")
+    verb.add_argument("frontal", help="current frontal image (PNG, JPEG, DICOM, ...)")
+    verb.add_argument("--model", default="microsoft/maira-2", help="checkpoint folder or Hub id")
+    verb.add_argument("--lateral", help="current lateral image")
+    verb.add_argument("--prior", help="prior frontal image")
+    for section in ("indication", "technique", "comparison", "prior-report"):
+        verb.add_argument(f"--{section}")
+    verb.add_argument("--grounded", action="store_true", help="ask for bounding boxes")
+    verb.add_argument("--max-new-tokens", type=int, help="default 300, grounded 450")
+    verb.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> None:
+    import torch
+
+    from sae_lens_maira.maira2 import FindingsPrompt, Maira2ForConditionalGeneration, Maira2Processor
+
+    prompt = FindingsPrompt(
+        frontal=options.frontal,
+        lateral=options.lateral,
+        prior=options.prior,
+        indication=options.indication,
+        technique=options.technique,
+        comparison=options.comparison,
+        prior_report=options.prior_report,
+        grounded=options.grounded,
+    )
+    processor = Maira2Processor.from_pretrained(options.model)
+    inputs = processor(prompt)
+    on_gpu = torch.cuda.is_available()
+    model = Maira2ForConditionalGeneration.from_pretrained(
+        options.model, dtype=torch.bfloat16 if on_gpu else "auto", device_map="auto" if on_gpu else None
+    )
+    max_new_tokens = options.max_new_tokens or (450 if options.grounded else 300)
+    output = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=False)
+    (text,) = processor.decode_reports(output, inputs["input_ids"])
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
