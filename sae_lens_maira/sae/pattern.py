@@ -1,0 +1,115 @@
+"""The pattern of active latents of one batch, in the two orders that the kernels walk.
+
+A batch top-k leaves about `k * n_tokens` active (token, latent) pairs. The forward pass reads them token by token, the
+weight gradients latent by latent. Both orders are kept as index lists with offsets, which is what
+`torch.nn.functional.embedding_bag` takes:
+
+- token order, cut into one *bag* a (token, prefix group): groups are contiguous ranges of the dictionary, so a list
+  sorted by (token, latent) is sorted by (token, group) as well;
+- latent order, cut into one bag a latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ActivePattern:
+    """Where a batch is active: `n_active` (token, latent) pairs in token order, and the way to latent order."""
+
+    n_tokens: int
+    d_sae: int
+    prefix_widths: tuple[int, ...]
+    tokens: Int[Tensor, " n_active"]
+    """Token of each pair, ascending."""
+    latents: Int[Tensor, " n_active"]
+    """Latent of each pair, ascending within a token."""
+    groups: Int[Tensor, " n_active"]
+    """Index of the first prefix that contains the latent."""
+    bag_offsets: Int[Tensor, " n_bags_plus_1"]
+    """Start of each (token, group) bag in token order; `n_tokens * n_prefixes + 1` entries."""
+    to_latent_order: Int[Tensor, " n_active"]
+    """`values[to_latent_order]` puts per-pair values into latent order."""
+    latent_offsets: Int[Tensor, " d_sae_plus_1"]
+    """Start of each latent's pairs in latent order."""
+
+    @property
+    def n_prefixes(self) -> int:
+        return len(self.prefix_widths)
+
+    @property
+    def n_active(self) -> int:
+        return self.latents.numel()
+
+    @property
+    def bags(self) -> Int[Tensor, " n_active"]:
+        """Row of each pair in a `(n_tokens * n_prefixes, d_in)` matrix."""
+        return self.tokens * self.n_prefixes + self.groups
+
+    @property
+    def token_offsets(self) -> Int[Tensor, " n_tokens_plus_1"]:
+        return self.bag_offsets[:: self.n_prefixes]
+
+    def as_sparse(self, values: Float[Tensor, " n_active"]) -> Tensor:
+        """The activations as a coalesced `(n_tokens, d_sae)` sparse COO tensor; gradients flow to `values`."""
+        indices = torch.stack([self.tokens, self.latents])
+        size = (self.n_tokens, self.d_sae)
+        return torch.sparse_coo_tensor(indices, values, size, is_coalesced=True, check_invariants=False)
+
+
+def make_pattern(
+    tokens: Int[Tensor, " n_active"],
+    latents: Int[Tensor, " n_active"],
+    n_tokens: int,
+    d_sae: int,
+    prefix_widths: Sequence[int],
+) -> tuple[ActivePattern, Int[Tensor, " n_active"]]:
+    """Index pairs given in any order; also returns the permutation from the given order to token order."""
+    device = latents.device
+    # int32 keys: half the traffic, and the radix sort that PyTorch has for integers is twice as fast on them.
+    by_latent = torch.argsort(latents.int(), stable=True)
+    by_token = by_latent[torch.argsort(tokens[by_latent].int(), stable=True)]
+    tokens, latents = tokens[by_token], latents[by_token]
+    # Stable sort of token-ordered pairs by latent = latent order with ascending tokens.
+    rank = torch.empty_like(by_token)
+    rank[by_token] = torch.arange(by_token.numel(), device=device)
+    to_latent_order = rank[by_latent]
+
+    widths = torch.tensor(prefix_widths, device=device)
+    groups = torch.bucketize(latents, widths, right=True)
+    bags = tokens * len(prefix_widths) + groups
+    pattern = ActivePattern(
+        n_tokens=n_tokens,
+        d_sae=d_sae,
+        prefix_widths=tuple(prefix_widths),
+        tokens=tokens,
+        latents=latents,
+        groups=groups,
+        bag_offsets=_offsets(bags, n_tokens * len(prefix_widths)),
+        to_latent_order=to_latent_order,
+        latent_offsets=_offsets(latents, d_sae),
+    )
+    return pattern, by_token
+
+
+def _offsets(keys: Int[Tensor, " n"], n_bags: int) -> Int[Tensor, " n_bags_plus_1"]:
+    offsets = torch.zeros(n_bags + 1, dtype=torch.long, device=keys.device)
+    torch.cumsum(torch.bincount(keys, minlength=n_bags), dim=0, out=offsets[1:])
+    return offsets
+
+
+def sum_bags(
+    table: Float[Tensor, "n_rows d"],
+    rows: Int[Tensor, " n_active"],
+    offsets: Int[Tensor, " n_bags_plus_1"],
+    weights: Float[Tensor, " n_active"],
+) -> Float[Tensor, "n_bags d"]:
+    """`out[b] = sum of weights[i] * table[rows[i]]` over the i of bag b; empty bags are zero."""
+    return F.embedding_bag(rows, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
