@@ -11,14 +11,22 @@ For 8-bit images this is the official pipeline to the bit.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-ImageLike: TypeAlias = Image.Image | np.ndarray | str | Path
-"""A PIL image, an array (height, width[, channels]), or the path of an image or DICOM file."""
+
+@runtime_checkable
+class OpenableImage(Protocol):
+    """An image that is opened only when its pixels are needed."""
+
+    def open(self) -> Image.Image: ...
+
+
+ImageLike: TypeAlias = Image.Image | np.ndarray | str | Path | OpenableImage
+"""A PIL image, an array (height, width[, channels]), the path of an image or DICOM file, or something to open."""
 
 # ITU-R 601-2 luma, as in PIL's conversion to grey.
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -60,6 +68,8 @@ def _grey_plane(image: ImageLike, name: str) -> Float[np.ndarray, "height width"
         return _grey_plane_of_pil(image, name)
     if isinstance(image, np.ndarray):
         return _grey_plane_of_array(image, name)
+    if isinstance(image, OpenableImage):
+        return _grey_plane_of_pil(image.open(), name)
     raise ImageError(
         f"The {name} is a {type(image).__name__}; expected a PIL image, a numpy array or the path of an image file."
     )

@@ -113,11 +113,11 @@ class Maira2Processor(ProcessorMixin):
         batch = list(prompts) if isinstance(prompts, Sequence) else [prompts]
         if not batch:
             raise ValueError("There is no prompt; give at least one.")
-        encoded = [self._encode(prompt) for prompt in batch]
+        encoded = [self.encode(prompt) for prompt in batch]
         if padding_side is None:
             padding_side = "right" if all(prompt.assistant_text is not None for prompt in batch) else "left"
-        ids = _pad([ids for ids, _ in encoded], self.tokenizer.pad_token_id, padding_side)
-        kinds = _pad([kinds for _, kinds in encoded], TokenKind.PAD, padding_side)
+        ids = pad_rows([ids for ids, _ in encoded], self.tokenizer.pad_token_id, padding_side)
+        kinds = pad_rows([kinds for _, kinds in encoded], TokenKind.PAD, padding_side)
         return BatchFeature(
             {
                 "input_ids": ids,
@@ -131,6 +131,13 @@ class Maira2Processor(ProcessorMixin):
         """The prompt as one string, each image still one placeholder, and the kind of each character."""
         template: Any = self.chat_template
         return render_prompt(prompt, self.tokenizer, template, self.image_token)
+
+    def encode(self, prompt: Prompt) -> tuple[Int[np.ndarray, " n_tokens"], Int[np.ndarray, " n_tokens"]]:
+        """Token ids of one prompt and the kind of each; no image is opened."""
+        rendered = self.render(prompt).expand_images(self.image_token, self.n_image_tokens)
+        encoding = self.tokenizer(rendered.text, return_offsets_mapping=True)
+        kinds = token_kinds(rendered.character_kinds, encoding["offset_mapping"])
+        return np.array(encoding["input_ids"]), kinds
 
     def pixel_values(self, prompts: Sequence[Prompt]) -> Tensor:
         """Images of all prompts, in order, as (n_images, 3, height, width)."""
@@ -215,14 +222,9 @@ class Maira2Processor(ProcessorMixin):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return [BitImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs), tokenizer]
 
-    def _encode(self, prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
-        rendered = self.render(prompt).expand_images(self.image_token, self.n_image_tokens)
-        encoding = self.tokenizer(rendered.text, return_offsets_mapping=True)
-        kinds = token_kinds(rendered.character_kinds, encoding["offset_mapping"])
-        return np.array(encoding["input_ids"]), kinds
 
-
-def _pad(rows: list[np.ndarray], value: int, side: PaddingSide) -> Int[Tensor, "batch sequence"]:
+def pad_rows(rows: list[np.ndarray], value: int, side: PaddingSide) -> Int[Tensor, "batch sequence"]:
+    """Stack rows of different lengths, the shorter ones filled up with a value on one side."""
     width = max(len(row) for row in rows)
     padded = torch.full((len(rows), width), int(value), dtype=torch.long)
     for target, row in zip(padded, rows, strict=True):
