@@ -30,8 +30,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sae_lens_maira.sae.pattern import ActivePattern, sum_bags
+from sae_lens_maira.sae.recycling import recycled_empty
 
-TOKENS_A_BLOCK = 128
+TOKENS_A_BLOCK = 256
 """Tokens whose errors are processed together, so that the passes over them stay in the processor's cache."""
 
 
@@ -65,7 +66,7 @@ class _SelectedPreactivations(torch.autograd.Function):
             grad_b_enc = torch.zeros_like(b_enc).index_add_(0, pattern.latents, grad_values)
         if needs_W_enc:
             order = pattern.to_latent_order
-            grad_W_enc = sum_bags(centred, pattern.tokens[order], pattern.latent_offsets, grad_values[order]).T
+            grad_W_enc = sum_bags(centred, pattern.tokens_by_latent, pattern.latent_offsets, grad_values[order]).T
         if needs_b_dec:
             assert grad_b_enc is not None
             grad_b_dec = -(W_enc @ grad_b_enc)
@@ -91,25 +92,30 @@ class _NestedReconstruction(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         n_tokens, d_in = x.shape
         n_prefixes = pattern.n_prefixes
-        bags = sum_bags(W_dec, pattern.latents, pattern.bag_offsets, values)
-        errors = bags.view(n_tokens, n_prefixes, d_in)
-        kept = torch.empty_like(errors) if keep_errors else None
+        suffix_sums = recycled_empty((n_tokens, n_prefixes, d_in), x.dtype, x.device)
+        kept = torch.empty_like(suffix_sums) if keep_errors else None
         reconstruction = torch.empty_like(x)
         losses = x.new_zeros(n_prefixes)
-        for start in range(0, n_tokens, TOKENS_A_BLOCK):
-            block = slice(start, start + TOKENS_A_BLOCK)
+        per_block = TOKENS_A_BLOCK if x.device.type == "cpu" else max(n_tokens, 1)
+        bounds = [*range(0, n_tokens, per_block), n_tokens]
+        pair_bounds = pattern.token_offsets[bounds].tolist()
+        for start, stop, first, last in zip(bounds, bounds[1:], pair_bounds, pair_bounds[1:], strict=False):
+            offsets = pattern.bag_offsets[start * n_prefixes : stop * n_prefixes + 1] - first
+            bags = sum_bags(W_dec, pattern.latents[first:last], offsets, values[first:last])
+            block = slice(start, stop)
             _errors_and_suffix_sums(
-                errors[block].unbind(1),
+                bags.view(stop - start, n_prefixes, d_in),
                 x[block],
                 b_dec,
                 scales=[2 * weight / n_tokens for weight in weights],
                 losses=losses,
                 reconstruction=reconstruction[block],
                 kept=None if kept is None else kept[block],
+                out=suffix_sums[block],
             )
         losses /= n_tokens
         loss = losses @ losses.new_tensor(weights)
-        ctx.save_for_backward(values, W_dec, errors)
+        ctx.save_for_backward(values, W_dec, suffix_sums)
         ctx.pattern = pattern
         ctx.mark_non_differentiable(losses, *(() if kept is None else (kept,)))
         ctx.set_materialize_grads(False)
@@ -134,34 +140,34 @@ class _NestedReconstruction(torch.autograd.Function):
             grad_values = _sampled_products(table, W_dec, pattern) * scale
         if needs_W_dec:
             order = pattern.to_latent_order
-            grad_W_dec = sum_bags(table, pattern.bags[order], pattern.latent_offsets, values[order] * scale)
+            grad_W_dec = sum_bags(table, pattern.bags_by_latent, pattern.latent_offsets, values[order] * scale)
         if needs_b_dec:
             grad_b_dec = suffix_sums[:, 0].sum(0) * scale
         return grad_x, grad_values, grad_W_dec, grad_b_dec, None, None, None
 
 
 def _errors_and_suffix_sums(
-    groups: Sequence[Float[Tensor, "n_block d_in"]],
+    bags: Float[Tensor, "n_block n_prefixes d_in"],
     x: Float[Tensor, "n_block d_in"],
     b_dec: Float[Tensor, " d_in"],
     scales: Sequence[float],
     losses: Float[Tensor, " n_prefixes"],
     reconstruction: Float[Tensor, "n_block d_in"],
     kept: Float[Tensor, "n_block n_prefixes d_in"] | None,
+    out: Float[Tensor, "n_block n_prefixes d_in"],
 ) -> None:
-    """Turn each group's share of the decoder, in place, into the suffix sum `S_g`; fill the other arguments."""
-    n_prefixes = len(groups)
-    groups[0].add_(b_dec - x)
-    for previous, group in pairwise(groups):
-        group.add_(previous)
-    torch.add(groups[-1], x, out=reconstruction)
-    for index, group in enumerate(groups):
-        if kept is not None:
-            kept[:, index] = group
-        losses[index] += torch.linalg.vector_norm(group).square()
-    groups[-1].mul_(scales[-1])
-    for index in range(n_prefixes - 2, -1, -1):
-        torch.add(groups[index + 1], groups[index], alpha=scales[index], out=groups[index])
+    """Turn each group's share of the decoder into the prefix's error, then into `S_g`; the last four are filled."""
+    errors, sums = bags.unbind(1), out.unbind(1)
+    errors[0].add_(b_dec - x)
+    for previous, error in pairwise(errors):
+        error.add_(previous)
+    torch.add(errors[-1], x, out=reconstruction)
+    if kept is not None:
+        kept.copy_(bags)
+    losses += torch.stack([torch.linalg.vector_norm(error) for error in errors]).square()
+    torch.mul(errors[-1], scales[-1], out=sums[-1])
+    for index in range(len(errors) - 2, -1, -1):
+        torch.add(sums[index + 1], errors[index], alpha=scales[index], out=sums[index])
 
 
 def _sampled_products(

@@ -31,12 +31,14 @@ class ActivePattern:
     """Token of each pair, ascending."""
     latents: Int[Tensor, " n_active"]
     """Latent of each pair, ascending within a token."""
-    groups: Int[Tensor, " n_active"]
-    """Index of the first prefix that contains the latent."""
     bag_offsets: Int[Tensor, " n_bags_plus_1"]
     """Start of each (token, group) bag in token order; `n_tokens * n_prefixes + 1` entries."""
     to_latent_order: Int[Tensor, " n_active"]
     """`values[to_latent_order]` puts per-pair values into latent order."""
+    tokens_by_latent: Int[Tensor, " n_active"]
+    """Token of each pair, in latent order."""
+    bags_by_latent: Int[Tensor, " n_active"]
+    """Row of each pair in a `(n_tokens * n_prefixes, d_in)` matrix, in latent order."""
     latent_offsets: Int[Tensor, " d_sae_plus_1"]
     """Start of each latent's pairs in latent order."""
 
@@ -47,11 +49,6 @@ class ActivePattern:
     @property
     def n_active(self) -> int:
         return self.latents.numel()
-
-    @property
-    def bags(self) -> Int[Tensor, " n_active"]:
-        """Row of each pair in a `(n_tokens * n_prefixes, d_in)` matrix."""
-        return self.tokens * self.n_prefixes + self.groups
 
     @property
     def token_offsets(self) -> Int[Tensor, " n_tokens_plus_1"]:
@@ -71,16 +68,12 @@ def make_pattern(
     d_sae: int,
     prefix_widths: Sequence[int],
 ) -> tuple[ActivePattern, Int[Tensor, " n_active"]]:
-    """Index pairs given in any order; also returns the permutation from the given order to token order."""
+    """Index pairs given in latent order; also returns the permutation from latent order to token order."""
     device = latents.device
-    # int32 keys: half the traffic, and the radix sort that PyTorch has for integers is twice as fast on them.
-    by_latent = torch.argsort(latents.int(), stable=True)
-    by_token = by_latent[torch.argsort(tokens[by_latent].int(), stable=True)]
-    tokens, latents = tokens[by_token], latents[by_token]
-    # Stable sort of token-ordered pairs by latent = latent order with ascending tokens.
-    rank = torch.empty_like(by_token)
-    rank[by_token] = torch.arange(by_token.numel(), device=device)
-    to_latent_order = rank[by_latent]
+    # int32 keys: half the traffic, and the radix sort that PyTorch has for integers is faster on them.
+    to_token_order = torch.argsort(tokens.int(), stable=True)
+    to_latent_order = torch.empty_like(to_token_order)
+    to_latent_order[to_token_order] = torch.arange(to_token_order.numel(), device=device)
 
     widths = torch.tensor(prefix_widths, device=device)
     groups = torch.bucketize(latents, widths, right=True)
@@ -89,14 +82,15 @@ def make_pattern(
         n_tokens=n_tokens,
         d_sae=d_sae,
         prefix_widths=tuple(prefix_widths),
-        tokens=tokens,
-        latents=latents,
-        groups=groups,
+        tokens=tokens[to_token_order],
+        latents=latents[to_token_order],
         bag_offsets=_offsets(bags, n_tokens * len(prefix_widths)),
         to_latent_order=to_latent_order,
+        tokens_by_latent=tokens,
+        bags_by_latent=bags,
         latent_offsets=_offsets(latents, d_sae),
     )
-    return pattern, by_token
+    return pattern, to_token_order
 
 
 def _offsets(keys: Int[Tensor, " n"], n_bags: int) -> Int[Tensor, " n_bags_plus_1"]:

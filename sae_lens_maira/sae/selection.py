@@ -31,7 +31,7 @@ WORD = 8
 
 @dataclass(frozen=True)
 class Selection:
-    """Active pairs in latent order or token order; `activations` are what was compared (rescaled pre-activations)."""
+    """Active pairs in latent order (tokens ascending in a latent); `activations` are what was compared."""
 
     tokens: Int[Tensor, " n_active"]
     latents: Int[Tensor, " n_active"]
@@ -72,17 +72,26 @@ class Encoder:
     def d_sae(self) -> int:
         return self.rows.shape[0]
 
-    def preactivations(
+    def products(
         self, start: int, stop: int, out: Float[Tensor, "n_block n_tokens"] | None = None
     ) -> Float[Tensor, "n_block n_tokens"]:
-        """Latents as rows: blocks of latents then come out in latent order, and the threshold is one number a row."""
-        rows, bias = self.rows[start:stop], self.bias[start:stop, None]
-        device_type = self.x.device.type
-        if not torch.is_autocast_enabled(device_type):
-            return torch.addmm(bias, rows, self.x.T, out=out)
-        dtype = torch.get_autocast_dtype(device_type)
-        product = rows.to(dtype) @ self.x.to(dtype).T
-        return torch.add(product, bias, out=out)
+        """Pre-activations less the bias, latents as rows: blocks of latents then come out in latent order."""
+        rows, device_type = self.rows[start:stop], self.x.device.type
+        if torch.is_autocast_enabled(device_type):
+            dtype = torch.get_autocast_dtype(device_type)
+            return rows.to(dtype) @ self.x.to(dtype).T
+        return torch.mm(rows, self.x.T, out=out)
+
+    def preactivations(self) -> Float[Tensor, "d_sae n_tokens"]:
+        return self.products(0, self.d_sae) + self.bias[:, None]
+
+    def product_limits(self, threshold: float) -> Float[Tensor, " d_sae"]:
+        """Products at or below this give activations at or below the threshold, rounding included."""
+        limits = torch.full_like(self.bias, threshold)
+        if self.norms is not None:
+            limits = limits / self.norms
+        margin = 8 * torch.finfo(limits.dtype).eps * (limits.abs() + self.bias.abs())
+        return limits - self.bias - margin
 
 
 @torch.no_grad()
@@ -103,8 +112,7 @@ def select_batch_topk(encoder: Encoder, n_wanted: int, guess: ThresholdGuess) ->
         if n_candidates < n_wanted and threshold > 0:
             continue
         kept, cut = _exact_topk(selection, n_wanted, encoder.d_sae)
-        # Candidates were compared with threshold / norm; the margin covers the rounding of that division.
-        if threshold == 0 or cut > threshold * (1 + 1e-5):
+        if threshold == 0 or cut > threshold:
             guess.learn(cut, n_candidates, n_wanted)
             return kept
     raise AssertionError("a threshold of zero always succeeds")
@@ -117,10 +125,9 @@ _ATTEMPTS = 3
 @torch.no_grad()
 def select_token_topk(encoder: Encoder, k: int) -> Selection:
     """The `k` largest activations of each token, where positive. Equal ones are taken in the order of latents."""
-    preactivations = encoder.preactivations(0, encoder.d_sae).T
+    preactivations = encoder.preactivations().T.contiguous()
     activations = preactivations if encoder.norms is None else preactivations * encoder.norms
-    mask = token_topk_mask(activations, k)
-    tokens, latents = mask.nonzero(as_tuple=True)
+    latents, tokens = token_topk_mask(activations, k).T.nonzero(as_tuple=True)
     return Selection(tokens, latents, preactivations[tokens, latents], activations[tokens, latents])
 
 
@@ -136,23 +143,21 @@ def token_topk_mask(activations: Float[Tensor, "n_tokens d_sae"], k: int) -> Boo
 
 def _candidates(encoder: Encoder, threshold: float) -> tuple[Tensor, Tensor]:
     """Flat (latent * n_tokens + token) positions above the threshold, and their pre-activations, in latent order."""
-    n_tokens = encoder.x.shape[0]
-    per_block = encoder.d_sae if encoder.x.device.type != "cpu" else max(BLOCK_ELEMENTS // max(n_tokens, 1), WORD)
-    per_block = min(per_block, encoder.d_sae)
-    dtype = encoder.bias.dtype
-    buffer = torch.empty(per_block, n_tokens, dtype=dtype, device=encoder.x.device)
-    mask = torch.empty(per_block, n_tokens, dtype=torch.bool, device=encoder.x.device)
-    limits = encoder.bias.new_full((1, 1), threshold) if encoder.norms is None else (threshold / encoder.norms)[:, None]
-    positions, values = [], []
-    for start in range(0, encoder.d_sae, per_block):
-        stop = min(start + per_block, encoder.d_sae)
-        block = encoder.preactivations(start, stop, out=buffer[: stop - start])
-        limit = limits if limits.shape[0] == 1 else limits[start:stop]
-        above = torch.gt(block, limit, out=mask[: stop - start])
+    n_tokens, d_sae, device = encoder.x.shape[0], encoder.d_sae, encoder.x.device
+    per_block = d_sae if device.type != "cpu" else min(max(BLOCK_ELEMENTS // max(n_tokens, 1), WORD), d_sae)
+    buffer = torch.empty(per_block, n_tokens, dtype=encoder.bias.dtype, device=device)
+    mask = torch.empty(per_block, n_tokens, dtype=torch.bool, device=device)
+    limits = encoder.product_limits(threshold)[:, None]
+    positions, products = [], []
+    for start in range(0, d_sae, per_block):
+        stop = min(start + per_block, d_sae)
+        block = encoder.products(start, stop, out=buffer[: stop - start])
+        above = torch.gt(block, limits[start:stop], out=mask[: stop - start])
         found = true_positions(above.view(-1))
         positions.append(found + start * n_tokens)
-        values.append(block.view(-1)[found])
-    return torch.cat(positions), torch.cat(values)
+        products.append(block.view(-1)[found])
+    position = torch.cat(positions)
+    return position, torch.cat(products) + encoder.bias[position // max(n_tokens, 1)]
 
 
 def true_positions(mask: Bool[Tensor, " n"]) -> Int[Tensor, " n_true"]:
@@ -199,7 +204,7 @@ def _sampled_threshold(encoder: Encoder, n_wanted: int) -> float:
     n_tokens = encoder.x.shape[0]
     step = max(n_tokens // SAMPLE_TOKENS, 1)
     sample = Encoder(encoder.x[::step], encoder.rows, encoder.bias, encoder.norms)
-    activations = sample.preactivations(0, encoder.d_sae)
+    activations = sample.preactivations()
     if encoder.norms is not None:
         activations = activations * encoder.norms[:, None]
     n_sampled = min(int(1.5 * n_wanted * sample.x.shape[0] / n_tokens) + 1, activations.numel())
