@@ -2,9 +2,9 @@
 
 All train from the same data in one process, with the same number of threads, turn by turn: every round times one step
 of each, so that a slow moment of the machine hits all of them, and the ratios are medians over rounds. SAE-Lens and
-this package run in SAE-Lens's stock `SAETrainer` (statistics of firing, gradient clipping, scheduler); dictionary_learning
-runs its `MatryoshkaBatchTopKTrainer.update`. The floor is one encoder product, `x @ W_enc`. Peak memory is measured in
-one process a library, as the growth of the resident set over steps.
+this package run in SAE-Lens's stock `SAETrainer` (statistics of firing, gradient clipping, scheduler);
+dictionary_learning runs its `MatryoshkaBatchTopKTrainer.update`. The floor is one encoder product, `x @ W_enc`. Peak
+memory is measured in one process a library, as the growth of the resident set over steps.
 """
 
 from __future__ import annotations

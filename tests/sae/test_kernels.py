@@ -60,23 +60,21 @@ def assert_same(
     on_reconstruction = torch.randn(x.shape, generator=generator, dtype=x.dtype)
     on_activations = torch.randn(len(x), tensors[1].shape[1], generator=generator, dtype=x.dtype)
     results = []
-    for run in (matryoshka_loss, sparse_pass):
-        loss, reconstruction, activations, losses = run(*_arguments(run, tensors), n_wanted, widths, weights, **options)
+    outputs_of = (
+        matryoshka_loss(*tensors, n_wanted, widths, weights, **options),  # pyright: ignore[reportArgumentType, reportCallIssue]
+        sparse_pass(tensors, n_wanted, widths, weights, **options),
+    )
+    for loss, reconstruction, activations, losses in outputs_of:
         mixed = 1.7 * loss + (reconstruction * on_reconstruction).sum() + (activations * on_activations).sum()
         grads = torch.autograd.grad(mixed, tensors, allow_unused=True)
-        results.append(
-            ([loss, reconstruction, activations, *losses], [torch.zeros(()) if g is None else g for g in grads])
-        )
+        found = [torch.zeros(()) if grad is None else grad for grad in grads]
+        results.append(([loss, reconstruction, activations, *losses], found))
     for name, expected, found in zip(NAMES, results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(
             found, expected.expand_as(found), rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
         )
     for expected, found in zip(results[0][0], results[1][0], strict=True):
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
-
-
-def _arguments(run: object, tensors: list[Tensor]) -> list[Tensor | list[Tensor]]:
-    return list(tensors) if run is matryoshka_loss else [tensors]
 
 
 @pytest.mark.parametrize("rescale", [False, True])

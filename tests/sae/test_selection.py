@@ -26,8 +26,9 @@ def as_mask(chosen: selection.Selection, n_tokens: int, d_sae: int) -> torch.Ten
 @pytest.mark.parametrize("cut", [None, 0.0, 1e-3, 0.5, 2.0, 1e9])
 def test_the_guess_does_not_change_the_selection(cut: float | None) -> None:
     torch.manual_seed(0)
-    encoder = Encoder(torch.randn(40, 8), torch.randn(64, 8), torch.randn(64), torch.rand(64) + 0.5)
-    dense = (encoder.x @ encoder.rows.T + encoder.bias) * encoder.norms
+    norms = torch.rand(64) + 0.5
+    encoder = Encoder(torch.randn(40, 8), torch.randn(64, 8), torch.randn(64), norms)
+    dense = (encoder.x @ encoder.rows.T + encoder.bias) * norms
     guess = ThresholdGuess(cut)
     chosen = select_batch_topk(encoder, 200, guess)
     assert torch.equal(as_mask(chosen, 40, 64), top_mask(dense, 200))

@@ -1,0 +1,171 @@
+"""Load released SAEs: `SAE.from_pretrained(repo, folder, converter=maira2_sae_loader)`, the same from disk, and import.
+
+The folder names of `microsoft/maira-2-sae` were not seen when this was written, so nothing about them is assumed: a
+folder is searched for one weights file (and a `config.json` beside it), and when that does not decide, the error lists
+what is there. A folder in SAE-Lens's own format is passed on to SAE-Lens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, hf_hub_download
+from sae_lens import SAE
+from sae_lens.constants import SAE_CFG_FILENAME
+from sae_lens.loading.pretrained_sae_loaders import sae_lens_disk_loader, sae_lens_huggingface_loader
+from sae_lens.util import str_to_dtype
+
+from sae_lens_maira.share.dictionary_learning import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    DictionaryLearningSae,
+    SaeFormatError,
+    read_dictionary_learning,
+)
+from sae_lens_maira.share.interpretations import (
+    TABLE_SUFFIXES,
+    find_tables,
+    read_interpretations,
+    write_interpretations,
+)
+
+RELEASE = "microsoft/maira-2-sae"
+RELEASE_MODEL = "microsoft/maira-2"
+WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
+INTERPRETATIONS_NAME = "interpretations.csv"
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """What `import_sae` wrote."""
+
+    path: Path
+    """Folder in SAE-Lens's format: `SAE.load_from_disk(path)`."""
+    interpretations_path: Path | None
+    n_interpretations: int
+
+
+def maira2_sae_loader(
+    repo_id: str,
+    folder_name: str,
+    device: str = "cpu",
+    force_download: bool = False,
+    cfg_overrides: dict[str, Any] | None = None,
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], torch.Tensor | None]:
+    """SAE-Lens's `PretrainedSaeHuggingfaceLoader` for dictionary_learning folders on the Hub."""
+    files = HfApi().list_repo_files(repo_id)
+    if _join(folder_name, SAE_CFG_FILENAME) in files:
+        return sae_lens_huggingface_loader(repo_id, folder_name, device, force_download, cfg_overrides)
+    weights, config = _find_weights(files, folder_name, source=repo_id)
+    paths = [
+        None if name is None else Path(hf_hub_download(repo_id, name, force_download=force_download))
+        for name in (weights, config)
+    ]
+    assert paths[0] is not None
+    found = read_dictionary_learning(paths[0], paths[1])
+    config_dict, tensors = _convert(found, RELEASE_MODEL if repo_id == RELEASE else None, device, cfg_overrides)
+    config_dict["metadata"] |= {"source_repo": repo_id, "source_folder": folder_name}
+    return config_dict, tensors, None
+
+
+def maira2_sae_disk_loader(
+    path: str | Path, device: str = "cpu", cfg_overrides: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The same from disk, for `SAE.load_from_disk(path, converter=...)`: a folder or a weights file."""
+    folder = Path(path)
+    if (folder / SAE_CFG_FILENAME).exists():
+        return sae_lens_disk_loader(path, device, cfg_overrides)
+    if not folder.exists():
+        raise SaeFormatError(f"{folder} does not exist.")
+    if folder.is_file():
+        config = folder.parent / CONFIG_NAME
+        found = read_dictionary_learning(folder, config if config.exists() else None)
+    else:
+        files = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file()]
+        weights, config_name = _find_weights(files, "", source=str(folder))
+        found = read_dictionary_learning(folder / weights, None if config_name is None else folder / config_name)
+    return _convert(found, None, device, cfg_overrides)
+
+
+def import_sae(source: str, out: str | Path, folder: str = "", interpretations: str | None = None) -> ImportResult:
+    """Bring an SAE from disk or the Hub into SAE-Lens's format, with its interpretations where there are any.
+
+    Args:
+        source: a folder or weights file, or the name of a Hub repository.
+        out: folder to write.
+        folder: folder of the SAE within the Hub repository.
+        interpretations: a table of feature descriptions, on disk or (by its path) in the repository. None looks for a
+            single table beside the weights.
+    """
+    local = Path(source).exists()
+    if local:
+        sae = SAE.load_from_disk(source, converter=maira2_sae_disk_loader)
+        table = _local_table(Path(source), interpretations)
+    elif source.count("/") == 1 and not source.startswith((".", "/")):
+        sae = SAE.from_pretrained(source, folder, converter=maira2_sae_loader)
+        table = _hub_table(source, folder, interpretations)
+    else:
+        raise SaeFormatError(f"{source} is neither a path that exists nor the name of a Hub repository (owner/name).")
+    out = Path(out)
+    rows = [] if table is None else read_interpretations(table, n_features=sae.cfg.d_sae)
+    sae.save_model(out)
+    if not rows:
+        return ImportResult(out, None, 0)
+    return ImportResult(out, write_interpretations(rows, out / INTERPRETATIONS_NAME), len(rows))
+
+
+def _convert(
+    found: DictionaryLearningSae, model_name: str | None, device: str, overrides: dict[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    config = found.to_sae_lens(model_name, device=device) | (overrides or {})
+    dtype = str_to_dtype(config["dtype"])
+    return config, {name: tensor.to(device=config["device"], dtype=dtype) for name, tensor in found.tensors.items()}
+
+
+def _find_weights(files: Sequence[str], folder: str, source: str) -> tuple[str, str | None]:
+    """The one weights file in or below a folder, and the `config.json` beside it."""
+    prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
+    inside = [name for name in files if name.startswith(prefix)]
+    weights = [name for name in inside if PurePosixPath(name).suffix in WEIGHT_SUFFIXES]
+    named = [name for name in weights if PurePosixPath(name).name == WEIGHTS_NAME]
+    direct = [name for name in named or weights if "/" not in name[len(prefix) :]]
+    choices = direct or named or weights
+    if len(choices) != 1:
+        where = f"folder {folder!r} of {source}" if prefix else source
+        listed = ", ".join(choices or inside or files) or "nothing"
+        what = "several weights files" if choices else "no weights file"
+        raise SaeFormatError(f"There is {what} in {where}; found: {_shorten(listed)}.")
+    config = str(PurePosixPath(choices[0]).parent / CONFIG_NAME)
+    return choices[0], config if config in files else None
+
+
+def _local_table(source: Path, interpretations: str | None) -> Path | None:
+    if interpretations is not None:
+        return Path(interpretations)
+    folder = source if source.is_dir() else source.parent
+    tables = find_tables([file.name for file in folder.iterdir() if file.is_file()])
+    return folder / tables[0] if len(tables) == 1 else None
+
+
+def _hub_table(repo_id: str, folder: str, interpretations: str | None) -> Path | None:
+    if interpretations is None:
+        prefix = _join(folder, "")
+        tables = find_tables([name for name in HfApi().list_repo_files(repo_id) if name.startswith(prefix)])
+        interpretations = tables[0] if len(tables) == 1 else None
+    elif Path(interpretations).exists():
+        return Path(interpretations)
+    elif PurePosixPath(interpretations).suffix not in TABLE_SUFFIXES:
+        raise SaeFormatError(f"{interpretations} is not a table ({', '.join(TABLE_SUFFIXES)}).")
+    return None if interpretations is None else Path(hf_hub_download(repo_id, interpretations))
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder.strip('/')}/{name}" if folder.strip("/") else name
+
+
+def _shorten(text: str, limit: int = 400) -> str:
+    return text if len(text) <= limit else text[:limit] + " ..."

@@ -1,0 +1,139 @@
+"""Upload SAEs by SAE-Lens's own function: what leaves the machine is staged first, file by file and key by key.
+
+1. Each SAE's `cfg.json` is copied with known keys only, its weights and sparsity as they are; nothing else is.
+   Runner configurations stay behind: they hold local paths and the names of data sets.
+2. A model card is written from those configurations.
+3. The repository is made, private unless asked otherwise, and the staged folder goes up. A dry run stops before this.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from huggingface_hub import HfApi
+from sae_lens import upload_saes_to_huggingface
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
+
+from sae_lens_maira.identity import METADATA_KEY
+from sae_lens_maira.share.card import make_card
+from sae_lens_maira.share.dictionary_learning import SaeFormatError
+
+CARD_NAME = "README.md"
+CONFIG_KEYS = (
+    *("architecture", "d_in", "d_sae", "dtype", "apply_b_dec_to_input", "normalize_activations", "reshape_activations"),
+    *("k", "rescale_acts_by_decoder_norm"),
+)
+METADATA_KEYS = (
+    *("sae_lens_version", "sae_lens_training_version", "model_name", "hook_name", "context_size", "prepend_bos"),
+    *("exclude_special_tokens", "seqpos_slice", "matryoshka_widths", "training_architecture", "k", "l0"),
+    *("training_architecture_details", "num_dead_features", "source_format", "source_repo", "source_folder"),
+    METADATA_KEY,
+)
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What was uploaded, or would have been."""
+
+    repo_id: str
+    url: str | None
+    """None for a dry run."""
+    files: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """Files and metadata keys that stayed behind."""
+
+
+def push_saes(
+    source: str | Path,
+    repo_id: str,
+    sae_id: str | None = None,
+    public: bool = False,
+    dry_run_path: str | Path | None = None,
+    licence: str = "mit",
+    note: str = "",
+    metrics: Mapping[str, Mapping[str, float]] | None = None,
+) -> PushResult:
+    """Upload one SAE, or every SAE of a folder, with a model card.
+
+    Args:
+        source: folder of an SAE in SAE-Lens's format (saved for inference), or a folder of such folders.
+        repo_id: repository on the Hub, `owner/name`.
+        sae_id: folder name on the Hub of a single SAE; its own folder's name where None.
+        public: make the repository public when it is created. One that exists keeps its visibility.
+        dry_run_path: write what would be uploaded here, and upload nothing.
+        licence: licence identifier for the card.
+        note: a paragraph for the card.
+        metrics: figures for the card, by SAE id.
+    """
+    if repo_id.count("/") != 1:
+        raise SaeFormatError(f"{repo_id!r} is not the name of a Hub repository (owner/name).")
+    folders = _find_saes(Path(source), sae_id)
+    with TemporaryDirectory() as temporary:
+        staged = Path(temporary) if dry_run_path is None else Path(dry_run_path)
+        if any(staged.iterdir()) if staged.exists() else False:
+            raise SaeFormatError(f"{staged} is not empty.")
+        left_out: list[str] = []
+        configs = {name: _stage(folder, staged / name, left_out) for name, folder in folders.items()}
+        staged.joinpath(CARD_NAME).write_text(make_card(repo_id, configs, metrics, licence, note), encoding="utf-8")
+        files = tuple(sorted(file.relative_to(staged).as_posix() for file in staged.rglob("*") if file.is_file()))
+        url = None
+        if dry_run_path is None:
+            api = HfApi()
+            url = str(api.create_repo(repo_id, private=not public, exist_ok=True))
+            saes: dict[str, Any] = {name: staged / name for name in folders}
+            upload_saes_to_huggingface(saes, repo_id, show_progress=False, add_default_readme=False)
+            api.upload_file(
+                path_or_fileobj=staged / CARD_NAME,
+                path_in_repo=CARD_NAME,
+                repo_id=repo_id,
+                commit_message="Write the model card",
+            )
+    return PushResult(repo_id=repo_id, url=url, files=files, left_out=tuple(left_out))
+
+
+def _find_saes(source: Path, sae_id: str | None) -> dict[str, Path]:
+    if (source / SAE_CFG_FILENAME).exists():
+        return {sae_id or source.resolve().name: source}
+    folders = sorted(file.parent for file in source.glob(f"*/{SAE_CFG_FILENAME}"))
+    if not folders:
+        raise SaeFormatError(f"There is no SAE in SAE-Lens's format ({SAE_CFG_FILENAME}) in {source} or its folders.")
+    if sae_id is not None:
+        raise SaeFormatError(f"{source} holds {len(folders)} SAEs, so one id for them makes no sense.")
+    return {folder.name: folder for folder in folders}
+
+
+def _stage(folder: Path, out: Path, left_out: list[str]) -> dict[str, Any]:
+    if not (folder / SAE_WEIGHTS_FILENAME).exists():
+        raise SaeFormatError(f"{folder} has a configuration but no {SAE_WEIGHTS_FILENAME}.")
+    out.mkdir(parents=True)
+    shared = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME)
+    for file in sorted(folder.iterdir()):
+        if file.name not in shared:
+            left_out.append(f"{folder.name}/{file.name}")
+        elif file.name != SAE_CFG_FILENAME:
+            shutil.copyfile(file, out / file.name)
+    config = json.loads((folder / SAE_CFG_FILENAME).read_text())
+    metadata = config.get("metadata") or {}
+    kept = {name: config[name] for name in CONFIG_KEYS if name in config}
+    kept["device"] = "cpu"
+    kept["metadata"] = {name: metadata[name] for name in METADATA_KEYS if name in metadata}
+    _drop_local_paths(kept["metadata"])
+    left_out += [
+        f"{folder.name}/{SAE_CFG_FILENAME}: metadata.{name}" for name in metadata if name not in kept["metadata"]
+    ]
+    (out / SAE_CFG_FILENAME).write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+    return kept
+
+
+def _drop_local_paths(metadata: dict[str, Any]) -> None:
+    """A model that was loaded from disk is named by its folder's last part only."""
+    for holder, key in ((metadata, "model_name"), (metadata.get(METADATA_KEY) or {}, "model")):
+        name = holder.get(key)
+        if isinstance(name, str) and (Path(name).is_absolute() or name.startswith((".", "~"))):
+            holder[key] = Path(name).name
