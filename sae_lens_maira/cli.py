@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -13,7 +14,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="sae-lens-maira", description="Sparse autoencoders for MAIRA-2.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_report(verbs)
-    options = parser.parse_args(arguments)
+    _add_train(verbs)
+    options, remaining = parser.parse_known_args(arguments)
+    if remaining and options.verb != "train":
+        parser.error(f"unrecognized arguments: {' '.join(remaining)}")
+    options.overrides = remaining
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         options.run(options)
@@ -21,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"sae-lens-maira: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("sae-lens-maira: interrupted\n")
+        sys.stderr.write("sae-lens-maira: interrupted; train goes on with --resume\n")
         return 130
     return 0
 
@@ -64,6 +69,29 @@ def _report(options: argparse.Namespace) -> None:
     output = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=False)
     (text,) = processor.decode_reports(output, inputs["input_ids"])
     sys.stdout.write(text + "\n")
+
+
+def _add_train(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser(
+        "train",
+        help="train an SAE",
+        description="Train an SAE from a YAML. Any setting can be given anew: --sae.k 32 --runner.lr 0.001.",
+        allow_abbrev=False,
+    )
+    verb.add_argument("--config", required=True, type=Path, help="a YAML, as in configs/")
+    verb.add_argument("--out", required=True, type=Path, help="the result's folder")
+    verb.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    verb.add_argument("--overwrite", action="store_true", help="allow --out to hold an earlier run")
+    verb.set_defaults(run=_train)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from sae_lens_maira.training.config import load_config
+    from sae_lens_maira.training.run import train
+
+    config = load_config(options.config, options.overrides)
+    result = train(config, options.out, resume=options.resume, overwrite=options.overwrite)
+    sys.stdout.write(f"{result.path}: {result.scores.describe()}\n")
 
 
 if __name__ == "__main__":

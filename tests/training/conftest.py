@@ -1,0 +1,32 @@
+"""A training run that is small enough for a test."""
+
+import pytest
+
+from sae_lens_maira.training.config import TrainConfig
+from tests.conftest import CHECKPOINT_PATH
+
+N_TOKENS = 2560
+BATCH = 128
+
+
+@pytest.fixture
+def config() -> TrainConfig:
+    return TrainConfig.from_dict(
+        {
+            "model": str(CHECKPOINT_PATH),
+            "hook_name": "blocks.1.hook_resid_post",
+            "context_size": 64,
+            "device": "cpu",
+            "source": {"kind": "phantom", "n_studies": 24, "n_held_out": 8},
+            "n_eval_batches": 2,
+            "sae": {"architecture": "matryoshka_batchtopk", "d_sae": 96, "k": 8, "matryoshka_widths": [16, 96]},
+            "runner": {
+                "training_tokens": N_TOKENS,
+                "train_batch_size_tokens": BATCH,
+                "store_batch_size_prompts": 4,
+                "n_batches_in_buffer": 6,
+                "lr": 0.001,
+                "n_checkpoints": 2,
+            },
+        }
+    )
