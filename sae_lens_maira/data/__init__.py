@@ -1,4 +1,4 @@
-"""Studies and where they come from. Importing this is light: no torch, and no image library until an image is opened."""
+"""Studies and where they come from. Importing this is light: no torch, no image library until an image is opened."""
 
 from sae_lens_maira.data.study import Box, Change, FileImage, Label, LazyImage, Presence, SentenceLabel, Study
 

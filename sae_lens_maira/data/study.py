@@ -1,11 +1,12 @@
 """The one type that every source of studies yields: `Study`.
 
-A study is what a radiologist has on the desk: the current images, perhaps the prior ones, the request, and (for training
-and for checking) the report and what is known to be true. Sources differ in what they know. The phantom knows everything,
-a folder of files may know only the images; whatever is unknown is `None` or empty, never guessed.
+A study is what a radiologist has on the desk: the current images, perhaps the prior ones, the request, and (for
+training and for checking) the report and what is known to be true. Sources differ in what they know. The phantom
+knows everything, a folder of files may know only the images; whatever is unknown is `None` or empty, never guessed.
 
 Images are opened lazily, because a data set is a list of thousands of studies and a study is looked at one at a time:
-anything with `.open() -> PIL.Image.Image` is an image. Nothing here imports torch, numpy or Pillow until an image is opened.
+anything with `.open() -> PIL.Image.Image` is an image. Nothing here imports torch, numpy or Pillow until an image is
+opened.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Change = Literal["new", "larger", "smaller", "unchanged", "removed"]
 
 @runtime_checkable
 class LazyImage(Protocol):
-    """An image that costs nothing until it is opened; implementations are picklable, so that worker processes can open them."""
+    """An image that costs nothing until it is opened. Implementations are picklable: worker processes open them."""
 
     def open(self) -> Image: ...
 
@@ -82,8 +83,9 @@ class SentenceLabel:
 class Study:
     """One radiology study: images, request and report sections, and what is known of its contents.
 
-    `labels` maps a concept's name to what is true of it; a concept that is not in the mapping is unlabelled, which is not
-    the same as absent. `shareable` says whether images and text may leave the machine: False unless the source allows it.
+    `labels` maps a concept's name to what is true of it; a concept that is not in the mapping is unlabelled, which is
+    not the same as absent. `shareable` says whether images and text may leave the machine: False unless the source
+    allows it.
     """
 
     study_id: str
@@ -110,6 +112,7 @@ class Study:
         length = len(self.findings or "")
         for sentence in self.sentences:
             if not 0 <= sentence.start < sentence.end <= length:
+                span = f"{sentence.start}:{sentence.end}"
                 raise ValueError(
-                    f"study {self.study_id}: sentence span {sentence.start}:{sentence.end} lies outside findings of {length} characters"
+                    f"study {self.study_id}: sentence span {span} lies outside of findings of {length} characters"
                 )

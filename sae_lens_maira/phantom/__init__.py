@@ -9,6 +9,7 @@ Importing this needs numpy only; the model and its training live in submodules t
 
 from sae_lens_maira.phantom.concepts import CONCEPTS, TEXT_ONLY, VISIBLE, Appearance, Concept
 from sae_lens_maira.phantom.generate import IMAGE_SIZE, PhantomStudy, Recipe, counterfactual, render, studies
+from sae_lens_maira.phantom.scoring import parse_report
 
 __all__ = [
     "CONCEPTS",
@@ -20,6 +21,7 @@ __all__ = [
     "PhantomStudy",
     "Recipe",
     "counterfactual",
+    "parse_report",
     "render",
     "studies",
 ]

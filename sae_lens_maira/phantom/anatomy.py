@@ -17,7 +17,7 @@ from sae_lens_maira.phantom.concepts import State
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """Body coordinates (fractions of the film) unless said otherwise. `Annotated` holds the normal range of each number."""
+    """Body coordinates (fractions of the film) unless said otherwise; `Annotated` holds each number's normal range."""
 
     seed: int
     cage_half_width: Annotated[float, (0.385, 0.42)]

@@ -1,11 +1,12 @@
 """The phantom's concepts: the closed list of what a study can show or say.
 
-Four kinds, after the paper's: devices and pathologies are *visible*, a longitudinal change is a visible concept compared
-with the prior image, and text concepts stand in the request alone. Sides are the patient's: his right is on the image's left.
+Four kinds, after the paper's: devices and pathologies are *visible*, a longitudinal change is a visible concept
+compared with the prior image, and text concepts stand in the request alone. Sides are the patient's: his right is on
+the image's left.
 
-A *family* is what a change is measured on. The two sizes of the right effusion are one family, so that small to large is
-"larger", not one thing gone and another one come. Families whose members have no order (where the tube's tip lies) have no
-"larger": another member than before is simply new.
+A *family* is what a change is measured on. The two sizes of the right effusion are one family, so that small to large
+is "larger", not one thing gone and another one come. Families whose members have no order (where the tube's tip lies)
+have no "larger": another member than before is simply new.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ CHANGES: tuple[Change, ...] = get_args(Change)
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """One concept. `extents` are the sizes it can be drawn in; `subtle` says whether it may be faint, hence uncertain."""
+    """One concept: `extents` are the sizes it can be drawn in; `subtle` says that it may be faint, hence uncertain."""
 
     name: str
     kind: Kind
@@ -58,11 +59,10 @@ _VISIBLE = [
     Concept("nasogastric_tube", "device", "nasogastric_tube"),
     *_sided("central_line", "device"),
     Concept("sternotomy_wires", "device", "sternotomy_wires"),
-    *(
-        Concept(f"effusion_{side}_{size}", "pathology", f"effusion_{side}", side, (extent,))
-        for side in SIDES
-        for size, extent in (("small", 1), ("large", 2))
-    ),
+    Concept("effusion_right_small", "pathology", "effusion_right", "right", (1,)),
+    Concept("effusion_right_large", "pathology", "effusion_right", "right", (2,)),
+    Concept("effusion_left_small", "pathology", "effusion_left", "left", (1,)),
+    Concept("effusion_left_large", "pathology", "effusion_left", "left", (2,)),
     Concept("cardiomegaly", "pathology", "cardiomegaly"),
     *_sided("pneumothorax", "pathology", (1, 2), subtle=True),
     *_sided("consolidation", "pathology", (1, 2), subtle=True),
@@ -103,7 +103,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 
 def as_state(concepts: Iterable[str] | State) -> dict[str, Appearance]:
-    """Names, or a full state, as a checked state in the order of `VISIBLE`; a bare name gets its smallest extent, plainly drawn."""
+    """A checked state, in the order of `VISIBLE`. A bare name gets its smallest extent, plainly drawn."""
     given = dict(concepts) if isinstance(concepts, Mapping) else dict.fromkeys(concepts)
     for name, appearance in given.items():
         if name not in VISIBLE:

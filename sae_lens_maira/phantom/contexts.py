@@ -1,7 +1,8 @@
 """Why concepts occur together: clinical contexts, and how a patient in one changes from one study to the next.
 
-A study belongs to a context (intensive care, heart failure, trauma, ...). The context sets how likely each concept is, how
-the request reads and whether there is a prior; given the context, how ill the patient is moves all its concepts together.
+A study belongs to a context (intensive care, heart failure, trauma, ...). The context sets how likely each concept
+is, how the request reads and whether there is a prior; given the context, how ill the patient is moves all its
+concepts together.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sae_lens_maira.phantom.concepts import (
     SIDES,
     VISIBLE,
     Appearance,
+    Extent,
     Side,
     State,
     as_state,
@@ -48,25 +50,96 @@ class Context:
     with_prior: float
 
 
-CONTEXTS: dict[str, Context] = {
-    context.name: context
-    for context in (
-        Context("outpatient", 0.19, {"nodule": 0.15, "hyperinflation": 0.1, "cardiomegaly": 0.05, "atelectasis": 0.1},
-                ("screening", "cough", "chest_pain"), 0.0, 0.35),
-        Context("infection", 0.13, {"consolidation": 0.75, "effusion": 0.25, "atelectasis": 0.12, "hyperinflation": 0.06, "edema": 0.04},
-                ("fever", "cough", "dyspnea"), 0.25, 0.5),
-        Context("heart_failure", 0.15, {"cardiomegaly": 0.75, "edema": 0.65, "effusion": 0.55, "pacemaker": 0.35, "sternotomy_wires": 0.25},
-                ("dyspnea", "chest_pain"), 0.5, 0.65),
-        Context("intensive_care", 0.17, {"endotracheal_tube": 0.75, "nasogastric_tube": 0.15, "central_line": 0.6, "effusion": 0.3,
-                "consolidation": 0.3, "edema": 0.25, "atelectasis": 0.25, "pneumothorax": 0.15}, ("tube_check", "dyspnea", "fever"), 1.0, 0.75),
-        Context("cardiac_surgery", 0.12, {"sternotomy_wires": 0.97, "central_line": 0.5, "endotracheal_tube": 0.35, "atelectasis": 0.4,
-                "effusion": 0.4, "cardiomegaly": 0.35, "pacemaker": 0.2, "pneumothorax": 0.25}, ("postoperative", "tube_check"), 0.8, 0.7),
-        Context("trauma", 0.15, {"rib_fracture": 0.75, "pneumothorax": 0.5, "effusion": 0.2, "consolidation": 0.15, "endotracheal_tube": 0.12},
-                ("trauma", "chest_pain"), 0.5, 0.4),
-        Context("oncology", 0.11, {"nodule": 0.65, "effusion": 0.3, "central_line": 0.4, "hyperinflation": 0.3, "consolidation": 0.1,
-                "pneumothorax": 0.12}, ("cancer", "cough", "dyspnea"), 0.1, 0.6),
-    )
-}  # fmt: skip
+_CONTEXTS = [
+    Context(
+        "outpatient",
+        share=0.19,
+        rates={"nodule": 0.15, "hyperinflation": 0.1, "cardiomegaly": 0.05, "atelectasis": 0.1},
+        indications=("screening", "cough", "chest_pain"),
+        portable=0.0,
+        with_prior=0.35,
+    ),
+    Context(
+        "infection",
+        share=0.13,
+        rates={"consolidation": 0.75, "effusion": 0.25, "atelectasis": 0.12, "hyperinflation": 0.06, "edema": 0.04},
+        indications=("fever", "cough", "dyspnea"),
+        portable=0.25,
+        with_prior=0.5,
+    ),
+    Context(
+        "heart_failure",
+        share=0.15,
+        rates={"cardiomegaly": 0.75, "edema": 0.65, "effusion": 0.55, "pacemaker": 0.35, "sternotomy_wires": 0.25},
+        indications=("dyspnea", "chest_pain"),
+        portable=0.5,
+        with_prior=0.65,
+    ),
+    Context(
+        "intensive_care",
+        share=0.17,
+        rates={
+            "endotracheal_tube": 0.75,
+            "nasogastric_tube": 0.15,
+            "central_line": 0.6,
+            "effusion": 0.3,
+            "consolidation": 0.3,
+            "edema": 0.25,
+            "atelectasis": 0.25,
+            "pneumothorax": 0.15,
+        },
+        indications=("tube_check", "dyspnea", "fever"),
+        portable=1.0,
+        with_prior=0.75,
+    ),
+    Context(
+        "cardiac_surgery",
+        share=0.12,
+        rates={
+            "sternotomy_wires": 0.97,
+            "central_line": 0.5,
+            "endotracheal_tube": 0.35,
+            "atelectasis": 0.4,
+            "effusion": 0.4,
+            "cardiomegaly": 0.35,
+            "pacemaker": 0.2,
+            "pneumothorax": 0.25,
+        },
+        indications=("postoperative", "tube_check"),
+        portable=0.8,
+        with_prior=0.7,
+    ),
+    Context(
+        "trauma",
+        share=0.15,
+        rates={
+            "rib_fracture": 0.75,
+            "pneumothorax": 0.5,
+            "effusion": 0.2,
+            "consolidation": 0.15,
+            "endotracheal_tube": 0.12,
+        },
+        indications=("trauma", "chest_pain"),
+        portable=0.5,
+        with_prior=0.4,
+    ),
+    Context(
+        "oncology",
+        share=0.11,
+        rates={
+            "nodule": 0.65,
+            "effusion": 0.3,
+            "central_line": 0.4,
+            "hyperinflation": 0.3,
+            "consolidation": 0.1,
+            "pneumothorax": 0.12,
+        },
+        indications=("cancer", "cough", "dyspnea"),
+        portable=0.1,
+        with_prior=0.6,
+    ),
+]
+CONTEXTS: dict[str, Context] = {context.name: context for context in _CONTEXTS}
 
 
 def choose_context(rng: np.random.Generator) -> Context:
@@ -121,7 +194,8 @@ def evolve(state: State, fresh: State, rng: np.random.Generator) -> dict[str, Ap
         stays = 1.0 if name in _PERMANENT else _CHRONIC.get(name, 0.76)
         if rng.random() >= stays:
             continue
-        sizes = sorted({(extent, member) for member in FAMILIES[concept.family] for extent in CONCEPTS[member].extents})
+        members = FAMILIES[concept.family]
+        sizes: list[tuple[Extent, str]] = sorted((extent, m) for m in members for extent in CONCEPTS[m].extents)
         if concept.ordered and len(sizes) > 1 and rng.random() < 0.5:
             extent, member = next(pair for pair in sizes if pair != (appearance.extent, name))
             later[member] = Appearance(extent, appearance.subtle)
@@ -137,7 +211,7 @@ def evolve(state: State, fresh: State, rng: np.random.Generator) -> dict[str, Ap
 
 def _add(state: dict[str, Appearance], name: str, rng: np.random.Generator) -> None:
     concept = CONCEPTS[name]
-    extent = concept.extents[int(rng.integers(len(concept.extents)))]
+    extent: Extent = concept.extents[int(rng.integers(len(concept.extents)))]
     state[name] = Appearance(extent, bool(concept.subtle and rng.random() < 0.2))
 
 

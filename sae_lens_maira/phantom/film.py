@@ -1,10 +1,11 @@
 """Drawing on film: a coordinate frame and a few soft shapes.
 
-Everything is drawn in body coordinates: x from -0.5 (the image's left, the patient's right) to 0.5, y from 0 (top) to 1.
-A `Film` is a pixel grid that knows where the body lies on it; the same shapes drawn on another film move with the body.
+Everything is drawn in body coordinates: x from -0.5 (the image's left, the patient's right) to 0.5, y from 0 (top) to
+1. A `Film` is a pixel grid that knows where the body lies on it; the same shapes drawn on another film move with the
+body.
 
-Every shape fades to exactly zero at a finite distance. So a finding changes the pixels that it touches and no others, and
-each shape is evaluated only inside its own window, which is what makes a thousand studies a minute cheap.
+Every shape fades to exactly zero at a finite distance. So a finding changes the pixels that it touches and no others,
+and each shape is evaluated only inside its own window, which is what makes a thousand studies a minute cheap.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Plane = npt.NDArray[np.float32]
+Plane = npt.NDArray[np.floating[Any]]
 Point = tuple[float, float]
 Window = tuple[slice, slice]
 
@@ -25,7 +27,8 @@ Window = tuple[slice, slice]
 class Shot:
     """How one exposure was taken: where the body lay, how hard it was exposed, and the seed of its grain.
 
-    `shift_x`, `shift_y` and `scale` are fractions of the film, `tilt` is in radians, `exposure` multiplies the attenuation.
+    `shift_x`, `shift_y` and `scale` are fractions of the film, `tilt` is in radians, `exposure` multiplies the
+    attenuation.
     """
 
     shift_x: float = 0.0
@@ -50,7 +53,7 @@ class Shot:
 
 
 class Film:
-    """A square pixel grid of side `size` with the body laid on it by `shot`; `x` and `y` are (size, size) body coordinates."""
+    """A square pixel grid with the body laid on it by `shot`; `x` and `y` are (size, size) body coordinates."""
 
     def __init__(self, size: int, shot: Shot) -> None:
         self.size, self.shot = size, shot
@@ -72,8 +75,8 @@ class Film:
 
         def span(values: list[float]) -> slice:
             first, last = (
-                int(math.floor(min(values) * self.size)) - 1,
-                int(math.ceil(max(values) * self.size)) + 1,
+                math.floor(min(values) * self.size) - 1,
+                math.ceil(max(values) * self.size) + 1,
             )
             return slice(min(max(first, 0), self.size), min(max(last, 0), self.size))
 
@@ -145,7 +148,8 @@ def expose(attenuation: Plane, shot: Shot) -> npt.NDArray[np.uint8]:
     """The film's answer to an attenuation of shape (size, size): dense is bright, as on a light box; 8-bit grey.
 
     Saturation hides bone behind the mediastinum, the beam falls off towards the corners, and the grain is a little
-    blurred. All of it is pixel by pixel or depends on the shot alone: what is drawn in one place never shows in another.
+    blurred. All of it is pixel by pixel or depends on the shot alone: what is drawn in one place never shows in
+    another.
     """
     size = attenuation.shape[0]
     light = 1.0 - np.exp(np.clip(attenuation, 0.0, None) * (-1.15 * shot.exposure))

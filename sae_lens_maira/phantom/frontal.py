@@ -1,7 +1,7 @@
 """The frontal view of a healthy (or reshaped) body: attenuation, part by part, seen from the front.
 
-Soft tissue fills the outline, the lungs take air out of it, the heart, bones and abdomen add to it. What disease draws on
-top needs to know where the lungs and the heart are, so those masks are kept.
+Soft tissue fills the outline, the lungs take air out of it, the heart, bones and abdomen add to it. What disease
+draws on top needs to know where the lungs and the heart are, so those masks are kept.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _smooth_profile(points: list[tuple[float, float]]) -> npt.NDArray[np.float64
     ys, widths = zip(*points, strict=True)
     padded = np.interp(np.linspace(-0.05, 1.05, 177), ys, widths)
     kernel = np.hanning(19)[1:-1]
-    return np.convolve(padded, kernel / kernel.sum(), mode="valid")
+    return np.convolve(padded, kernel / kernel.sum(), mode="valid").astype(np.float64)
 
 
 _RIGHT_BORDER = _smooth_profile(
@@ -76,7 +76,8 @@ _IS_HEART = np.clip((_HEIGHTS - 0.40) / 0.12, 0.0, 1.0)
 def borders(body: Anatomy) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """The half-widths of the heart and the mediastinum to the patient's right and left, sampled at `_HEIGHTS`.
 
-    The curves above are in units of the mediastinum's half-width; the heart scales on its own, and dilates more to the left.
+    The curves above are in units of the mediastinum's half-width; the heart scales on its own, and dilates more to
+    the left.
     """
     size = body.heart_size - 1.0
     right = body.mediastinum_half_width * _RIGHT_BORDER * (1.0 + 0.75 * size * _IS_HEART)
@@ -139,8 +140,7 @@ def _vessels(film: Film, body: Anatomy) -> Plane:
     """Vessels that fan out of both hila, fork and thin towards the wall, and the hila themselves."""
     rng = body.choice("vessels")
     out = film.blank()
-    for side, hilum_y in (("right", 0.47), ("left", 0.445)):
-        s = sign(side)
+    for s, hilum_y in ((-1.0, 0.47), (1.0, 0.445)):
         for angle in np.array([-1.2, -0.6, -0.1, 0.4, 0.85, 1.25]) + rng.uniform(-0.15, 0.15, 6):
             root = (s * (0.085 + rng.uniform(0.0, 0.02)), hilum_y + rng.uniform(-0.02, 0.02))
             length, bend = rng.uniform(0.10, 0.14), rng.uniform(-0.5, 0.5, 2)

@@ -1,7 +1,8 @@
-"""The phantom's front door: `studies(n, seed)` samples a world, `render(concepts, anatomy_seed)` builds what is asked for.
+"""The phantom's front door: `studies(n, seed)` samples a world, `render(concepts, anatomy_seed)` builds one on demand.
 
-Both turn a `Recipe`, the complete and small description of a study, into a `PhantomStudy`. The same recipe gives the same
-study, and two recipes that differ in one field give studies that differ in nothing else: `counterfactual` is `replace`.
+Both turn a `Recipe`, the complete and small description of a study, into a `PhantomStudy`. The same recipe gives the
+same study, and two recipes that differ in one field give studies that differ in nothing else: `counterfactual` is
+`replace`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _EPOCH = datetime(2100, 1, 1)
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that decides a study. `seed` decides exposures, positions, noise and wording; `prior` None means that there is none."""
+    """All that decides a study: `seed` decides exposures, positions, noise and wording; `prior` may be missing."""
 
     anatomy_seed: int
     state: Mapping[str, Appearance] = field(hash=False)

@@ -1,8 +1,8 @@
 """The report grammar: every sentence that a report can contain, and what it says.
 
-The grammar is finite, a few thousand sentences, so it is written out whole: `sentences(claim)` lists the wordings of a
-claim, and `MEANINGS` maps every wording back. Composing and parsing therefore cannot drift apart, and scoring a report is
-looking its sentences up.
+The grammar is finite, a few thousand sentences, so it is written out whole: `sentences(claim)` lists the wordings of
+a claim, and `meanings()` maps every wording back. Composing and parsing therefore cannot drift apart, and scoring a
+report is looking its sentences up.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sae_lens_maira.phantom.wording import (
 
 
 class Claim(NamedTuple):
-    """One positive claim: a visible concept that is present or uncertain, perhaps with a change; or a family that is gone."""
+    """One claim: a visible concept is present or uncertain, perhaps with a change; or a family is gone."""
 
     subject: str  # a visible concept, or a family when `change` is "removed"
     presence: Presence
@@ -136,6 +136,11 @@ def _removed_sentences(family: str) -> tuple[str, ...]:
     return tuple(_finish(statement) for statement in statements)
 
 
+def _families(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The families, both sides of each, that the keys of the word lists stand for."""
+    return tuple(family for family, members in FAMILIES.items() if stem(family, CONCEPTS[members[0]].side) in keys)
+
+
 class NormalStatement(NamedTuple):
     """A statement that families are absent: where it stands, its wordings, and what it says."""
 
@@ -149,8 +154,8 @@ class NormalStatement(NamedTuple):
 
 
 NORMAL_STATEMENTS: tuple[NormalStatement, ...] = tuple(
-    NormalStatement(place, tuple(_finish(wording) for wording in wordings), families)
-    for place, wordings, families in NORMAL
+    NormalStatement(place, tuple(_finish(wording) for wording in wordings), _families(keys))
+    for place, wordings, keys in NORMAL
 )
 
 

@@ -1,7 +1,7 @@
 """The training pool: studies drawn once, with everything the losses want to know, kept in a few arrays.
 
-Drawing takes longer than a training step, so the pool is drawn by two processes before training starts and read many times;
-the words are composed anew each time a study is used, so no wording is learnt by heart.
+Drawing takes longer than a training step, so the pool is drawn by two processes before training starts and read many
+times; the words are composed anew each time a study is used, so no wording is learnt by heart.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LATERAL_STEMS: tuple[str, ...] = tuple(
 
 
 class PooledStudy(NamedTuple):
-    """A study as the pool keeps it: how it is made, where its boxes are, and which rows of the arrays are its images."""
+    """A study as the pool keeps it: how it is made, where its boxes are, which rows of the arrays are its images."""
 
     recipe: Recipe
     boxes: dict[str, tuple[Box, ...]]
@@ -78,7 +78,7 @@ class _Drawn(NamedTuple):
 
 
 def _draw_study(index: int, seed: int) -> tuple[Recipe, list[_Drawn]]:
-    """Study `index`: its frontal image, then its lateral, then its prior where it has them (shots as `generate.build` has them)."""
+    """Study `index`: frontal image, then lateral, then prior where it has them, with the shots of `generate.build`."""
     unrelated = index % UNRELATED_EVERY == 0
     recipe = sample_recipe(np.random.default_rng([seed, index]), size=IMAGE_SIZE, unrelated=unrelated)
     shots = [Shot.sample(np.random.default_rng([recipe.seed, k])) for k in range(3)]

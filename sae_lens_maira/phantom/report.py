@@ -1,8 +1,8 @@
 """Composing a report: which claims are made, in which words and in which order, with the span of every sentence.
 
-Whatever is present, and whatever is gone since the prior, is always said; which normal findings get a mention is chance.
-Each choice is drawn from its own seed (the report's, and the name of what it is about), so that a concept that is added or
-taken away changes the sentences about it and no others, neither their words nor their order.
+Whatever is present, and whatever is gone since the prior, is always said; which normal findings get a mention is
+chance. Each choice is drawn from its own seed (the report's, and the name of what it is about), so that a concept
+that is added or taken away changes the sentences about it and no others, neither their words nor their order.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def compose(
 
 
 def grounded_text(findings: str, labelled: tuple[SentenceLabel, ...]) -> str:
-    """The same report in MAIRA-2's grounded form: `<obj>sentence<box><x10><y20><x30><y40></box></obj>`, one obj a sentence."""
+    """The report in MAIRA-2's grounded form: `<obj>sentence<box><x10><y20><x30><y40></box></obj>` a sentence."""
     return "".join(
         f"<obj>{findings[s.start : s.end]}{''.join(box_tokens(box) for box in s.boxes)}</obj>" for s in labelled
     )

@@ -1,10 +1,11 @@
 """Stage 2 of the training: the projector and the language model learn to report, on a frozen vision tower.
 
-1. Each step draws studies of about the same prompt length, words their reports anew and picks a task for each: findings,
-   grounded findings, or phrase grounding.
+1. Each step draws studies of about the same prompt length, words their reports anew and picks a task for each:
+   findings, grounded findings, or phrase grounding.
 2. The loss is the language model's, on the answer alone. The tower's features come from a cache.
-3. An auxiliary head reads the hidden state at the last prompt token, half way up, and learns what is present and how it
-   changed. It makes the model gather its evidence, both images included, before it speaks; it is thrown away afterwards.
+3. An auxiliary head reads the hidden state at the last prompt token, half way up, and learns what is present and how
+   it changed. It makes the model gather its evidence, both images included, before it speaks; it is thrown away
+   afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from sae_lens_maira.maira2.processing import Maira2Processor
 from sae_lens_maira.maira2.prompts import FindingsPrompt, PhraseGroundingPrompt, Prompt, TokenKind
@@ -32,7 +32,7 @@ N_CHANGES = len(CHANGES) + 1
 
 
 class ReportBatch(NamedTuple):
-    """One step's input, padded on the right. `images` are rows of the feature cache in the order of the placeholders."""
+    """One step's input, padded on the right; `images` are rows of the feature cache, in the placeholders' order."""
 
     input_ids: Tensor  # (batch, sequence)
     labels: Tensor  # (batch, sequence), -100 outside of the answer
@@ -42,26 +42,23 @@ class ReportBatch(NamedTuple):
     change: Tensor  # (batch, n_concepts) class, -100 where it is not asked for
 
 
-class ReportBatches(Dataset[ReportBatch]):
-    """Batch number `step`, a function of the seed and the step alone: a resumed run sees what it would have seen."""
+class ReportBatches:
+    """The batches of stage 2, each a function of the seed and the step: a resumed run sees what it would have seen."""
 
-    def __init__(self, pool: Pool, processor: Maira2Processor, seed: int, batch_size: int, n_steps: int) -> None:
-        self.pool, self.processor, self.seed, self.batch_size, self.n_steps = pool, processor, seed, batch_size, n_steps
+    def __init__(self, pool: Pool, processor: Maira2Processor, seed: int, batch_size: int) -> None:
+        self.pool, self.processor, self.seed, self.batch_size = pool, processor, seed, batch_size
         self._space = processor.tokenizer.convert_tokens_to_ids("▁")
         self._by_length = self._buckets()
 
-    def __len__(self) -> int:
-        return self.n_steps
-
-    def __getitem__(self, step: int) -> ReportBatch:
+    def batch(self, step: int, rank: int = 0, n_shares: int = 1) -> ReportBatch:
+        """Share `rank` of the batch of a step; all shares have about the same length."""
         rng = np.random.default_rng([self.seed, 2, step])
         sizes = np.array([len(bucket) for bucket in self._by_length], dtype=np.float64)
         bucket = self._by_length[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
         grounded = bool(rng.random() < _GROUNDED_SHARE)
-        rows = [
-            self._encode(self.pool.studies[int(i)], grounded, rng)
-            for i in rng.choice(bucket, min(self.batch_size, len(bucket)), replace=False)
-        ]
+        own = np.random.default_rng([self.seed, 3, step, rank])
+        indices = own.choice(bucket, min(self.batch_size // n_shares, len(bucket)), replace=False)
+        rows = [self._encode(self.pool.studies[int(i)], grounded, own) for i in indices]
         return _collate(rows, self.processor.tokenizer.pad_token_id)
 
     def _buckets(self) -> list[np.ndarray]:
@@ -86,7 +83,9 @@ class ReportBatches(Dataset[ReportBatch]):
             answer = report.grounded_text(findings, sentences) if grounded else findings
             prompt, images = self._findings_prompt(study, answer, grounded, rng)
             n_asked = len(VISIBLE)
-        rendered = self.processor.render(prompt).expand_images(self.processor.image_token, self.processor.n_image_tokens)
+        rendered = self.processor.render(prompt).expand_images(
+            self.processor.image_token, self.processor.n_image_tokens
+        )
         encoding = self.processor.tokenizer(rendered.text, return_offsets_mapping=True)
         ids = np.array(encoding["input_ids"])
         kinds = token_kinds(rendered.character_kinds, encoding["offset_mapping"])

@@ -32,7 +32,7 @@ RESHAPING = ("cardiomegaly", "hyperinflation")
 
 @dataclass(frozen=True, slots=True)
 class PhantomImage:
-    """One exposure of one patient, drawn when it is opened. `size` is the side in pixels; the image is 8-bit grey ("L")."""
+    """One exposure of one patient, drawn when it is opened: `size` pixels a side, 8-bit grey ("L")."""
 
     anatomy_seed: int
     state: Mapping[str, Appearance]
@@ -60,7 +60,7 @@ class PhantomImage:
 
 
 def draw_concept(film: Film, body: Anatomy, drawn: FrontalBody, name: str, appearance: Appearance) -> list[Plane]:
-    """What a visible concept adds to the attenuation, one (size, size) plane a part; nothing for those that reshape the body."""
+    """What a visible concept adds to the attenuation, a (size, size) plane a part; nothing if it reshapes the body."""
     concept = CONCEPTS[name]
     extent, strength = appearance.extent, SUBTLE_STRENGTH if appearance.subtle else 1.0
     side: Side = concept.side or "right"

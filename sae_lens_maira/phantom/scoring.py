@@ -1,10 +1,10 @@
 """An exact scorer for reports in the phantom's grammar.
 
-1. `parse_report` reads a report back: each sentence is looked up in the grammar's inverse; one that is not a sentence of
-   the grammar is kept as unparsed, not guessed at. Plain and grounded reports are both read, however broken.
+1. `parse_report` reads a report back: each sentence is looked up in the grammar's inverse; one that is not a sentence
+   of the grammar is kept as unparsed, not guessed at. Plain and grounded reports are both read, however broken.
 2. `Scores` counts, over studies, which positive concepts were said and which were true: micro-F1, and F1 a concept.
    An uncertain finding counts as present, on both sides.
-3. `mean_box_iou` compares the boxes of a grounded report with the true ones, concept by concept.
+3. `box_ious` compares the boxes of a grounded report with the true ones, concept by concept.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class ParsedReport:
 
 
 def parse_report(text: str) -> ParsedReport:
-    """Read a plain or a grounded report. Never raises: what is not understood is returned as unparsed or counted as malformed."""
+    """Read a plain or a grounded report. Never raises: what is not understood is unparsed, or counted as malformed."""
     malformed = 0
     pieces: list[tuple[str, tuple[Box, ...]]] = []
     if "<obj>" in text:
@@ -173,8 +173,8 @@ def positives(labels: Mapping[str, Label]) -> frozenset[str]:
 def iou(a: Iterable[Box], b: Iterable[Box], *, resolution: int = 200) -> float:
     """Intersection over union of two sets of boxes, each taken as the union of its boxes.
 
-    Measured on a grid of `resolution` cells a side, so exact only for edges at multiples of 1 / resolution; 200 puts bin
-    centres, the only edges that a grounded report can give, on cell edges.
+    Measured on a grid of `resolution` cells a side, so exact only for edges at multiples of 1 / resolution; 200 puts
+    bin centres, the only edges that a grounded report can give, on cell edges.
     """
     first, second = _cover(a, resolution), _cover(b, resolution)
     union = int((first | second).sum())
@@ -199,9 +199,3 @@ def box_ious(parsed: ParsedReport, true: Iterable[SentenceLabel]) -> dict[str, f
         for name, label in sentence.labels.items()
         if label.positive
     }
-
-
-def mean_box_iou(reports: Iterable[tuple[ParsedReport, Iterable[SentenceLabel]]]) -> float:
-    """The mean over all concepts of all studies; nan if there is none to compare."""
-    values = [value for parsed, true in reports for value in box_ious(parsed, true).values()]
-    return float(np.mean(values)) if values else float("nan")

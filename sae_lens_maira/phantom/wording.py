@@ -30,11 +30,11 @@ NOUNS: dict[str, tuple[Noun, ...]] = {
     "endotracheal_tube_well_placed": (
         Noun("an", "endotracheal tube in standard position"),
         Noun("an", "endotracheal tube with its tip above the carina"),
-        Noun("a", "well positioned endotracheal tube"),
+        Noun("a", "well positioned breathing tube"),
     ),
     "endotracheal_tube_too_low": (
         Noun("an", "endotracheal tube with its tip in the right main bronchus"),
-        Noun("a", "low lying endotracheal tube"),
+        Noun("a", "low lying breathing tube"),
         Noun("an", "endotracheal tube that extends beyond the carina"),
     ),
     "nasogastric_tube": (
@@ -45,12 +45,12 @@ NOUNS: dict[str, tuple[Noun, ...]] = {
     "central_line": (
         Noun("a", "{side} central venous catheter"),
         Noun("a", "{side} sided central line"),
-        Noun("a", "central catheter from the {side}"),
+        Noun("a", "venous catheter from the {side}"),
     ),
     "sternotomy_wires": (
         Noun("", "median sternotomy wires", plural=True),
         Noun("", "midline sternal wires", plural=True),
-        Noun("", "sternal closure wires", plural=True),
+        Noun("", "sternal cerclage loops", plural=True),
     ),
     "effusion_small": (
         Noun("a", "small {side} pleural effusion"),
@@ -80,12 +80,12 @@ NOUNS: dict[str, tuple[Noun, ...]] = {
     "edema": (
         Noun("", "pulmonary edema"),
         Noun("", "perihilar interstitial edema"),
-        Noun("", "vascular congestion with edema"),
+        Noun("", "pulmonary vascular congestion"),
     ),
     "atelectasis": (
         Noun("", "{side} basilar atelectasis"),
         Noun("", "linear atelectasis at the {side} base"),
-        Noun("", "bands of {side} basal atelectasis", plural=True),
+        Noun("", "linear bands of volume loss at the {side} base", plural=True),
     ),
     "nodule": (
         Noun("a", "{side} lung nodule"),
@@ -95,7 +95,7 @@ NOUNS: dict[str, tuple[Noun, ...]] = {
     "rib_fracture": (
         Noun("", "{side} rib fractures", plural=True),
         Noun("", "displaced fractures of {side} ribs", plural=True),
-        Noun("", "fractures of the {side} lateral ribs", plural=True),
+        Noun("", "broken lateral ribs on the {side}", plural=True),
     ),
     "hyperinflation": (
         Noun("", "hyperinflation of the lungs"),
@@ -134,8 +134,8 @@ REMOVED_NOUNS: dict[str, tuple[str, ...]] = {
     "cardiomegaly": ("cardiomegaly", "cardiac enlargement"),
     "pneumothorax": ("{side} pneumothorax", "{side} pleural air"),
     "consolidation": ("{side} lung consolidation", "{side} airspace opacity"),
-    "edema": ("pulmonary edema", "interstitial edema"),
-    "atelectasis": ("{side} basilar atelectasis", "{side} basal atelectasis"),
+    "edema": ("pulmonary edema", "pulmonary vascular congestion"),
+    "atelectasis": ("{side} basilar atelectasis", "{side} basal volume loss"),
     "nodule": ("{side} lung nodule", "{side} pulmonary lesion"),
     "rib_fracture": ("deformity of {side} rib fractures", "{side} rib deformity"),
     "hyperinflation": ("hyperinflation", "pulmonary overinflation"),
@@ -152,46 +152,73 @@ SUFFIXES: dict[Change | None, tuple[str, ...]] = {
 }
 
 NORMAL: tuple[tuple[Section | Literal["overall"], tuple[str, ...], tuple[str, ...]], ...] = (
-    ("heart", ("the heart size is normal", "heart size is within normal limits", "the cardiac silhouette is not enlarged"), ("cardiomegaly",)),
+    (
+        "heart",
+        ("the heart size is normal", "heart size is within normal limits", "the cardiac silhouette is not enlarged"),
+        ("cardiomegaly",),
+    ),
     (
         "lungs",
         ("the lungs are clear", "both lungs are clear", "no focal opacity in the lungs"),
-        ("consolidation_right", "consolidation_left", "edema", "atelectasis_right", "atelectasis_left", "nodule_right", "nodule_left"),
+        ("consolidation", "edema", "atelectasis", "nodule"),
     ),
-    ("lungs", ("no consolidation", "no focal consolidation", "there is no airspace consolidation"), ("consolidation_right", "consolidation_left")),
+    (
+        "lungs",
+        ("no consolidation", "no focal consolidation", "there is no airspace consolidation"),
+        ("consolidation",),
+    ),
     ("lungs", ("no pulmonary edema", "there is no edema", "no evidence of pulmonary edema"), ("edema",)),
-    ("lungs", ("no suspicious nodule", "there is no lung nodule", "no pulmonary nodule is seen"), ("nodule_right", "nodule_left")),
+    ("lungs", ("no suspicious nodule", "there is no lung nodule", "no pulmonary nodule is seen"), ("nodule",)),
     ("lungs", ("lung volumes are normal", "the lungs are normally inflated", "no hyperinflation"), ("hyperinflation",)),
     (
         "pleura",
-        ("no pleural effusion or pneumothorax", "there is no effusion or pneumothorax", "no pneumothorax or pleural fluid"),
-        ("effusion_right", "effusion_left", "pneumothorax_right", "pneumothorax_left"),
+        (
+            "no pleural effusion or pneumothorax",
+            "there is no effusion or pneumothorax",
+            "no pneumothorax or pleural fluid",
+        ),
+        ("effusion", "pneumothorax"),
     ),
-    ("pleura", ("no pneumothorax", "there is no pneumothorax", "no evidence of pneumothorax"), ("pneumothorax_right", "pneumothorax_left")),
-    ("pleura", ("no pleural effusion", "there is no pleural effusion", "the costophrenic angles are sharp"), ("effusion_right", "effusion_left")),
-    ("bones", ("no acute fracture", "the ribs are intact", "there is no rib fracture"), ("rib_fracture_right", "rib_fracture_left")),
+    ("pleura", ("no pneumothorax", "there is no pneumothorax", "no evidence of pneumothorax"), ("pneumothorax",)),
+    (
+        "pleura",
+        ("no pleural effusion", "there is no pleural effusion", "the costophrenic angles are sharp"),
+        ("effusion",),
+    ),
+    ("bones", ("no acute fracture", "the ribs are intact", "there is no rib fracture"), ("rib_fracture",)),
     (
         "devices",
         ("no support devices", "no lines or tubes", "there are no support devices"),
-        ("endotracheal_tube", "nasogastric_tube", "central_line_right", "central_line_left"),
+        ("endotracheal_tube", "nasogastric_tube", "central_line"),
     ),
     (
         "overall",
         ("no acute cardiopulmonary abnormality", "no acute abnormality in the chest", "the chest is normal for age"),
         (
-            "effusion_right", "effusion_left", "cardiomegaly", "pneumothorax_right", "pneumothorax_left", "consolidation_right",
-            "consolidation_left", "edema", "atelectasis_right", "atelectasis_left", "nodule_right", "nodule_left",
-            "rib_fracture_right", "rib_fracture_left", "hyperinflation",
+            "effusion",
+            "cardiomegaly",
+            "pneumothorax",
+            "consolidation",
+            "edema",
+            "atelectasis",
+            "nodule",
+            "rib_fracture",
+            "hyperinflation",
         ),
     ),
-)  # fmt: skip
+)
 """Statements of the normal: where they stand, their wordings, and the families that they say are absent."""
 
 SECTION_OF: dict[str, Section] = {
-    "pacemaker": "devices", "endotracheal_tube": "devices", "nasogastric_tube": "devices", "central_line": "devices",
-    "sternotomy_wires": "devices", "effusion": "pleura", "cardiomegaly": "heart", "pneumothorax": "pleura", "consolidation": "lungs",
-    "edema": "lungs", "atelectasis": "lungs", "nodule": "lungs", "rib_fracture": "bones", "hyperinflation": "lungs",
-}  # fmt: skip
+    **dict.fromkeys(
+        ("pacemaker", "endotracheal_tube", "nasogastric_tube", "central_line", "sternotomy_wires"), "devices"
+    ),
+    **dict.fromkeys(("consolidation", "edema", "atelectasis", "nodule", "hyperinflation"), "lungs"),
+    **dict.fromkeys(("effusion", "pneumothorax"), "pleura"),
+    "cardiomegaly": "heart",
+    "rib_fracture": "bones",
+}
+"""Keys of the word lists, here as in `NORMAL` without their side."""
 
 SECTION_ORDERS: tuple[tuple[Section, ...], ...] = (
     ("devices", "lungs", "pleura", "heart", "bones"),
