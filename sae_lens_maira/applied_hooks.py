@@ -53,7 +53,9 @@ def apply_hooks(point: Any, value: Any, positions: Int[Tensor, "batch context"] 
         # The version counts changes in place, which hooks may make. Inference tensors have none.
         version = None if gathered.is_inference() else gathered._version
         answer = point(gathered)
-        if answer is gathered and version is not None and version == gathered._version and not point.bwd_hooks:
+        is_untouched = answer is gathered and version is not None and version == gathered._version
+        # With gradients, what a hook saw has to lie on the path to the loss.
+        if is_untouched and not gathered.requires_grad:
             return None
         kept = positions != PAD_POSITION
         changed = full.index_put((kept.nonzero()[:, 0], positions[kept]), answer[kept].to(full.dtype))
@@ -69,10 +71,11 @@ def torch_hooks(model: Any, image_point: Any, blocks: Iterable[Any], positions: 
         image_point: the hook point of the projector's output.
         blocks: the hook points of each layer, by name.
         positions: of the rows' tokens in the prompt; a forward over one position is a new token, handed over whole.
+            Where each prompt is repeated (for beams, or several answers), so are its positions.
     """
 
     def where(value: Tensor) -> Tensor | None:
-        return positions if value.shape[1] > 1 else None
+        return positions.repeat_interleave(len(value) // len(positions), dim=0) if value.shape[1] > 1 else None
 
     def on_input(point: Any) -> Callable[..., Any]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -35,7 +35,8 @@ class FullInputs:
     Args:
         model_inputs: ``input_ids`` and ``attention_mask`` of shape (batch, sequence), and ``pixel_values``.
         positions: where the rows' tokens are in the sequence, -1 at padding.
-        predicting_positions: where the row's next token is predicted; a last token's is its own position.
+        predicting_positions: where the row's next token is predicted, -1 at padding and where nothing predicts it; a
+            last token's is its own position.
     """
 
     model_inputs: dict[str, Tensor]
@@ -78,8 +79,10 @@ class StudyList(Sequence[Study]):
     def __getitem__(self, index: int | slice) -> Study | list[Study]:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        n_source = len(self._source)
-        return self._source[index] if index < n_source else self._added[index - n_source]
+        n_source, position = len(self._source), index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"There is no study {index} among {len(self)}.")
+        return self._source[position] if position < n_source else self._added[position - n_source]
 
 
 class StudyReader:
@@ -162,7 +165,8 @@ class StudyReader:
         return FullInputs(
             {"input_ids": input_ids, "attention_mask": mask, "pixel_values": pixel_values},
             torch.where(is_pad, PAD_POSITION, positions + shift),
-            torch.where(is_pad, PAD_POSITION, predicting + shift),
+            # Nothing predicts the first token of a prompt, which a row may keep.
+            torch.where(predicting < 0, PAD_POSITION, predicting + shift),
         )
 
     def _encode_index(self, index: int) -> tuple[np.ndarray, CompactRow]:

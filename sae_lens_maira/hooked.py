@@ -34,7 +34,7 @@ from sae_lens_maira.full_inputs import FullInputs, StudyReader
 from sae_lens_maira.maira2 import Maira2ForConditionalGeneration, Maira2Processor
 from sae_lens_maira.readable import ReadableTokenizer
 from sae_lens_maira.row_dataset import StudyRows, build_rows
-from sae_lens_maira.rows import RowVocabulary, TokenPolicy
+from sae_lens_maira.rows import PAD_POSITION, RowVocabulary, TokenPolicy
 
 ReturnType = Literal["logits", "loss", "both"] | None
 Tokens = Int[Tensor, "batch context"]
@@ -154,9 +154,11 @@ class HookedMaira2(HookedRootModule):
     # What SAE-Lens and sae-dashboard read.
 
     @property
-    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
-        """Unembedding."""
-        return self.maira2.lm_head.weight.T
+    def W_U(self) -> Float[Tensor, "d_model n_row_ids"]:
+        """Unembedding, and zeros for the ids of images and known studies: sae-dashboard looks up a row's ids in it."""
+        unembedding = self.maira2.lm_head.weight.T
+        n_row_ids = self.row_vocabulary.study_token(len(self.reader.studies))
+        return nn.functional.pad(unembedding, (0, n_row_ids - self.cfg.d_vocab))
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -217,7 +219,7 @@ class HookedMaira2(HookedRootModule):
         Args:
             tokens: rows, or the starts of rows.
             return_type: logits of shape (batch, context, d_vocab), where position i predicts the row's token i + 1;
-                the loss; both; or None.
+                the loss; both; or None, which runs no further than the last hook.
             loss_per_token: the loss as (batch, context - 1), 0 where the next token is an image's or padding, instead
                 of its mean over all others.
             stop_at_layer: return the residual stream before this layer, of shape (batch, context, d_model), and run no
@@ -228,13 +230,13 @@ class HookedMaira2(HookedRootModule):
         if stop_at_layer is not None:
             return self._run(inputs, self._n_layers_to_run(stop_at_layer), wants_final=False)
         if return_type is None:
-            self._run(inputs, self.cfg.n_layers, wants_final=False)
+            self._run(inputs, self._n_layers_with_hooks(), wants_final=False)
             return None
         final = self._run(inputs, self.cfg.n_layers, wants_final=True)
         logits = self.maira2.lm_head(gather(final, inputs.predicting_positions.to(final.device)))
         if return_type == "logits":
             return logits
-        loss = self._loss(logits, tokens, loss_per_token)
+        loss = self._loss(logits, tokens, inputs.predicting_positions, loss_per_token)
         return loss if return_type == "loss" else (logits, loss)
 
     def generate(self, studies: Study | Sequence[Study], max_new_tokens: int = 300, **kwargs: Any) -> list[str]:
@@ -262,7 +264,8 @@ class HookedMaira2(HookedRootModule):
         if names_filter is not None and not callable(names_filter):
             for name in [names_filter] if isinstance(names_filter, str) else names_filter:
                 self._check_hook_name(name)
-        return super().run_with_cache(*model_args, names_filter=names_filter, **kwargs)
+        filtered: Any = names_filter
+        return super().run_with_cache(*model_args, names_filter=filtered, **kwargs)
 
     def hooks(self, fwd_hooks: Any = (), bwd_hooks: Any = (), *args: Any, **kwargs: Any) -> Any:
         """TransformerLens' ``hooks``; a name that does not exist is an error."""
@@ -276,6 +279,11 @@ class HookedMaira2(HookedRootModule):
             close = difflib.get_close_matches(name, self.hook_dict, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(close)}?" if close else "see model.hook_dict."
             raise ValueError(f"There is no hook point '{name}' in a model of {self.cfg.n_layers} layers; {hint}")
+
+    def _n_layers_with_hooks(self) -> int:
+        """How many layers have to run for every hook to be called."""
+        active = [index for index, points in enumerate(self.blocks) if any(map(is_active, points.values()))]
+        return max(active, default=-1) + 1
 
     def _n_layers_to_run(self, stop_at_layer: int) -> int:
         n_layers = self.cfg.n_layers
@@ -323,10 +331,11 @@ class HookedMaira2(HookedRootModule):
         else:
             found.append(gather(first(layers[n_layers - 1].output), positions))
 
-    def _loss(self, logits: Tensor, tokens: Tokens, per_token: bool) -> Tensor:
-        """Cross entropy of the rows' next tokens; images and padding are no targets."""
+    def _loss(self, logits: Tensor, tokens: Tokens, predicting: Tensor, per_token: bool) -> Tensor:
+        """Cross entropy of the rows' next tokens; images, padding and the begin of sequence are no targets."""
         targets = tokens[:, 1:].to(logits.device)
         is_target = (targets < self.cfg.d_vocab) & (targets != self.processor.tokenizer.pad_token_id)
+        is_target &= predicting[:, :-1].to(logits.device) != PAD_POSITION
         losses = nn.functional.cross_entropy(
             logits[:, :-1].float().transpose(1, 2), targets.where(is_target, -100), reduction="none"
         )

@@ -30,11 +30,12 @@ class ReadableVocabulary(dict[str, int]):
     def __init__(self, tokenizer: Any, rows: RowVocabulary) -> None:
         super().__init__(tokenizer.get_vocab())
         self._rows = rows
+        self._pad_token_id: int | None = tokenizer.pad_token_id
         self.n_studies = 0
 
     def items(self) -> Iterator[tuple[str, int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        for token, token_id in super().items():
-            yield readable(token), token_id
+        for token_id, text in self._texts.items():
+            yield text, token_id
         for token_id in range(len(self), self._rows.d_vocab):
             yield f"<unused {token_id}>", token_id
         for kind, name in zip(IMAGE_KINDS, _IMAGE_NAMES, strict=True):
@@ -52,7 +53,10 @@ class ReadableVocabulary(dict[str, int]):
 
     @cached_property
     def _texts(self) -> dict[int, str]:
-        return {token_id: readable(token) for token, token_id in super().items()}
+        texts = {token_id: readable(token) for token, token_id in super().items()}
+        if self._pad_token_id is not None:
+            texts[self._pad_token_id] = "<pad>"  # MAIRA-2 pads with <unk>
+        return texts
 
 
 class ReadableTokenizer:

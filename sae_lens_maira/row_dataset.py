@@ -168,7 +168,8 @@ def _write(
             writer.finalize()
         summary = json.dumps(asdict(count.summary()), indent=1)
         (unfinished / "summary.json").write_text(summary, encoding="utf-8")
-        if not folder.exists():
+        if not (folder / "summary.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
