@@ -25,7 +25,7 @@ def test_shipped_configs_are_whole_and_known_to_sae_lens(path):
     config = load_config(path)
     written = yaml.safe_load(path.read_text())
     assert set(written) <= {field.name for field in dataclasses.fields(TrainConfig)}
-    d_model = 128 if "phantom" in path.stem else 4096
+    d_model = 160 if "phantom" in path.stem else 4096
     settings = sae_config(config.sae, d_model)
     assert settings.d_sae == config.sae["expansion_factor"] * d_model
 
