@@ -18,8 +18,12 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from sae_lens.config import SAETrainerConfig
 
 N_TOKENS = 2048
 FRACTIONS = [1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32]
@@ -52,6 +56,32 @@ def batches(size: Size, n: int = 4) -> list[torch.Tensor]:
     return found
 
 
+def trainer_config(n_tokens: int, lr: float = 1e-4) -> SAETrainerConfig:
+    """SAE-Lens's trainer with a constant learning rate and nothing logged or saved."""
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+
+    return SAETrainerConfig(
+        n_checkpoints=0,
+        checkpoint_path=None,
+        save_final_checkpoint=False,
+        total_training_samples=10**9,
+        device="cpu",
+        autocast=False,
+        lr=lr,
+        lr_end=lr / 10,
+        lr_scheduler_name="constant",
+        lr_warm_up_steps=0,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        lr_decay_steps=0,
+        n_restart_cycles=1,
+        train_batch_size_samples=n_tokens,
+        dead_feature_window=10**6,
+        feature_sampling_window=10**6,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+
+
 def make_step(library: str, size: Size) -> Callable[[torch.Tensor], object]:
     """A function that trains one library on one batch."""
     torch.manual_seed(0)
@@ -73,7 +103,6 @@ def make_step(library: str, size: Size) -> Callable[[torch.Tensor], object]:
         # From step 1 on, so that the initial bias is not part of a step.
         return lambda x: trainer.update(1, x)
 
-    from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.saes.matryoshka_batchtopk_sae import (
         MatryoshkaBatchTopKTrainingSAE,
         MatryoshkaBatchTopKTrainingSAEConfig,
@@ -92,27 +121,7 @@ def make_step(library: str, size: Size) -> Callable[[torch.Tensor], object]:
         sae = MatryoshkaBatchTopKTrainingSAE(
             MatryoshkaBatchTopKTrainingSAEConfig(d_in=size.d_in, d_sae=size.d_sae, k=size.k, matryoshka_widths=widths)
         )
-    config = SAETrainerConfig(
-        n_checkpoints=0,
-        checkpoint_path=None,
-        save_final_checkpoint=False,
-        total_training_samples=10**9,
-        device="cpu",
-        autocast=False,
-        lr=1e-4,
-        lr_end=1e-5,
-        lr_scheduler_name="constant",
-        lr_warm_up_steps=0,
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        lr_decay_steps=0,
-        n_restart_cycles=1,
-        train_batch_size_samples=N_TOKENS,
-        dead_feature_window=10**6,
-        feature_sampling_window=10**6,
-        logger=LoggingConfig(log_to_wandb=False),
-    )
-    trainer = SAETrainer(cfg=config, sae=sae, data_provider=iter(()))
+    trainer = SAETrainer(cfg=trainer_config(N_TOKENS), sae=sae, data_provider=iter(()))
     return trainer.step
 
 
