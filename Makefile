@@ -6,7 +6,7 @@ VENV ?= $(if $(filter compat,$(STACK)),.venv-compat,.venv)
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 INSTALLED = $(VENV)/.installed-$(STACK)
 
-.PHONY: setup test lint format bench lock clean
+.PHONY: setup test lint format demo bench lock clean
 
 setup: $(INSTALLED)
 
@@ -30,6 +30,10 @@ lint: setup
 format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# Trains an SAE on the phantom and scores it on held-out studies. A second run finds the result of the first.
+demo: setup
+	$(VENV)/bin/sae-lens-maira train --config configs/phantom.yaml --out out/demo --resume
 
 bench: setup
 	$(VENV)/bin/python -m benchmarks

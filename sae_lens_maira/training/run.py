@@ -79,7 +79,8 @@ def train(
         config: what to train.
         path: the result's folder, where checkpoints are kept too.
         studies: in place of ``config.source``'s.
-        resume: go on from the newest whole checkpoint in ``path``; from the start if there is none.
+        resume: go on from the newest whole checkpoint in ``path``; from the start if there is none, not at all if the
+            run is finished.
         overwrite: allow ``path`` to hold an earlier result.
 
     Raises:
@@ -87,6 +88,10 @@ def train(
         Interrupted: Ctrl-C; a checkpoint was saved.
     """
     _prepare_folder(config, path, resume=resume, overwrite=overwrite)
+    if resume and (path / "scores.json").is_file():
+        logger.info("'%s' is finished already.", path)
+        scores = SaeScores(**json.loads((path / "scores.json").read_text(encoding="utf-8")))
+        return TrainingResult(SAE.load_from_disk(path, device=_device(config)), path, scores)
     model = load_model(config, studies if studies is not None else load_studies(config.source))
     rows = model.rows(config.context_size)
     logger.info("Rows: %s", rows.describe())
@@ -245,7 +250,7 @@ def _prepare_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite:
         differs = sorted(name for name in ours if ours[name] != theirs[name])
         if differs:
             raise ConfigError(f"'{path}' holds a run with another {', '.join(differs)}; choose another folder.")
-        if (path / "scores.json").is_file():
+        if not resume and (path / "scores.json").is_file():
             raise ConfigError(f"'{path}' holds a finished run already; choose another folder, or pass --overwrite.")
         if not resume and latest_checkpoint(path / "checkpoints") is not None:
             raise ConfigError(f"'{path}' holds an unfinished run; pass --resume to go on, or --overwrite.")

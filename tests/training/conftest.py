@@ -9,8 +9,9 @@ N_TOKENS = 2560
 BATCH = 128
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config() -> TrainConfig:
+    """A run of 20 steps on the reference checkpoint."""
     return TrainConfig.from_dict(
         {
             "model": str(CHECKPOINT_PATH),

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.identity import METADATA_KEY, SaeMismatch, check_sae_fits
-from sae_lens_maira.training.config import ConfigError, TrainConfig
+from sae_lens_maira.training.config import ConfigError
 from sae_lens_maira.training.run import load_model, load_studies, train
 from tests.conftest import CHECKPOINT_PATH
 
@@ -25,18 +25,9 @@ WEIGHTS = "sae_weights.safetensors"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, request):
+def finished(tmp_path_factory, config):
     """An uninterrupted run, made once."""
-    config = request.getfixturevalue("module_config")
-    path = tmp_path_factory.mktemp("runs") / "finished"
-    return train(config, path)
-
-
-@pytest.fixture(scope="module")
-def module_config() -> TrainConfig:
-    from tests.training.conftest import config
-
-    return config.__wrapped__() if hasattr(config, "__wrapped__") else config()
+    return train(config, tmp_path_factory.mktemp("runs") / "finished")
 
 
 def assert_same_weights(path: Path, other: Path) -> None:
@@ -54,23 +45,23 @@ def test_the_result_loads_in_plain_sae_lens_without_this_package(finished):
     assert result.stdout.split() == ["jumprelu", "blocks.1.hook_resid_post", "False"]
 
 
-def test_the_metadata_says_model_layer_and_policy(finished, module_config):
+def test_the_metadata_says_model_layer_and_policy(finished, config):
     metadata = json.loads((finished.path / "cfg.json").read_text())["metadata"]
     assert metadata["model_name"] == str(CHECKPOINT_PATH)
-    assert metadata["hook_name"] == module_config.hook_name
-    assert metadata["context_size"] == module_config.context_size
-    assert metadata[METADATA_KEY]["token_policy"] == module_config.policy.to_dict()
+    assert metadata["hook_name"] == config.hook_name
+    assert metadata["context_size"] == config.context_size
+    assert metadata[METADATA_KEY]["token_policy"] == config.policy.to_dict()
     assert len(metadata[METADATA_KEY]["weights_fingerprint"]) == 16
 
 
-def test_scores_equal_those_computed_by_hand(finished, module_config):
+def test_scores_equal_those_computed_by_hand(finished, config):
     """Explained variance, L0 and dead features on the held-out rows, from the activations themselves."""
-    model = load_model(module_config, load_studies(module_config.source))
-    dataset = model.rows(module_config.context_size).dataset
+    model = load_model(config, load_studies(config.source))
+    dataset = model.rows(config.context_size).dataset
     tokens = torch.tensor(dataset[16:24]["tokens"])
     with torch.no_grad():
-        _, cache = model.run_with_cache(tokens, names_filter=[module_config.hook_name], return_type=None)
-        x = cache[module_config.hook_name][tokens != model.processor.tokenizer.pad_token_id]
+        _, cache = model.run_with_cache(tokens, names_filter=[config.hook_name], return_type=None)
+        x = cache[config.hook_name][tokens != model.processor.tokenizer.pad_token_id]
         features = finished.sae.encode(x)
         residual = (x - finished.sae.decode(features)).square().sum()
     total = (x - x.mean(dim=0)).square().sum()
@@ -80,30 +71,30 @@ def test_scores_equal_those_computed_by_hand(finished, module_config):
     assert finished.scores.n_tokens == len(x)
 
 
-def test_resuming_gives_the_weights_of_an_uninterrupted_run(finished, module_config, tmp_path):
+def test_resuming_gives_the_weights_of_an_uninterrupted_run(finished, config, tmp_path):
     first = min((finished.path / "checkpoints").iterdir(), key=lambda path: int(path.name))
     unfinished = tmp_path / "unfinished"
     shutil.copytree(first, unfinished / "checkpoints" / first.name)
     shutil.copy(finished.path / "config.yaml", unfinished)
-    train(module_config, unfinished, resume=True)
+    train(config, unfinished, resume=True)
     assert_same_weights(unfinished, finished.path)
 
 
-def test_a_checkpoint_that_was_cut_short_is_passed_over(finished, module_config, tmp_path):
+def test_a_checkpoint_that_was_cut_short_is_passed_over(finished, config, tmp_path):
     first, last = sorted((finished.path / "checkpoints").iterdir(), key=lambda path: int(path.name))
     unfinished = tmp_path / "unfinished"
     shutil.copytree(first, unfinished / "checkpoints" / first.name)
     shutil.copytree(last, unfinished / "checkpoints" / last.name)
     (unfinished / "checkpoints" / last.name / "runner_cfg.json").write_text('{"cut')
     shutil.copy(finished.path / "config.yaml", unfinished)
-    train(module_config, unfinished, resume=True)
+    train(config, unfinished, resume=True)
     assert_same_weights(unfinished, finished.path)
 
 
-def test_ctrl_c_saves_a_checkpoint_that_resumes_to_the_same_weights(module_config, tmp_path):
+def test_ctrl_c_saves_a_checkpoint_that_resumes_to_the_same_weights(config, tmp_path):
     """A real process, a real signal: the run is stopped in the middle, resumed, and equals one that was not."""
-    runner = {**module_config.runner, "training_tokens": 128 * 400, "n_checkpoints": 0}
-    config = replace(module_config, runner=runner)
+    runner = {**config.runner, "training_tokens": 128 * 400, "n_checkpoints": 0}
+    config = replace(config, runner=runner)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(config, whole)
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config.to_dict()))
@@ -128,32 +119,39 @@ def test_ctrl_c_saves_a_checkpoint_that_resumes_to_the_same_weights(module_confi
     assert_same_weights(stopped, whole)
 
 
-def test_a_folder_with_another_or_a_finished_run_is_refused(finished, module_config, tmp_path):
+def test_a_folder_with_another_or_a_finished_run_is_refused(finished, config, tmp_path):
     with pytest.raises(ConfigError, match="holds a finished run already"):
-        train(module_config, finished.path)
+        train(config, finished.path)
     with pytest.raises(ConfigError, match="holds a run with another context_size, hook_name"):
-        train(replace(module_config, context_size=32, hook_name="blocks.2.hook_resid_post"), finished.path)
+        train(replace(config, context_size=32, hook_name="blocks.2.hook_resid_post"), finished.path)
     first = next((finished.path / "checkpoints").iterdir())
     shutil.copytree(first, tmp_path / "checkpoints" / first.name)
     shutil.copy(finished.path / "config.yaml", tmp_path)
     with pytest.raises(ConfigError, match="holds an unfinished run; pass --resume"):
-        train(module_config, tmp_path)
+        train(config, tmp_path)
 
 
-def test_an_sae_is_refused_by_another_model_layer_width_or_policy(finished, module_config):
-    model = load_model(module_config, [])
+def test_resuming_a_finished_run_changes_nothing(finished, config):
+    before = (finished.path / WEIGHTS).stat().st_mtime_ns
+    again = train(config, finished.path, resume=True)
+    assert again.scores == finished.scores
+    assert (finished.path / WEIGHTS).stat().st_mtime_ns == before
+
+
+def test_an_sae_is_refused_by_another_model_layer_width_or_policy(finished, config):
+    model = load_model(config, [])
     check_sae_fits(finished.sae, model)
     with torch.no_grad():
         model.maira2.lm_head.weight[0, 0] += 1.0
     with pytest.raises(SaeMismatch, match="it was trained on .* but this is"):
         check_sae_fits(finished.sae, model)
-    policy = replace(module_config.policy, image_tokens="all")
+    policy = replace(config.policy, image_tokens="all")
     other = HookedMaira2.from_pretrained(CHECKPOINT_PATH, policy=policy)
     with pytest.raises(SaeMismatch, match="its token policy has image_tokens = last, the model's all"):
         check_sae_fits(finished.sae, other)
 
 
-def test_the_fingerprint_is_the_same_in_every_dtype(module_config):
+def test_the_fingerprint_is_the_same_in_every_dtype(config):
     from sae_lens_maira.identity import fingerprint_weights
 
     prints = {
