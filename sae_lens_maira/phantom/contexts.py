@@ -39,7 +39,8 @@ _MAX_PRESENT = 6  # keeps reports short
 class Context:
     """One clinical setting. `rates` gives the probability of each concept or, without a side or a size, of its kind.
 
-    `portable` and `with_prior` are probabilities; `indications` are the text concepts that a request may carry.
+    `share` is relative to the other contexts; `portable` and `with_prior` are probabilities; `indications` are the
+    text concepts that a request may carry.
     """
 
     name: str

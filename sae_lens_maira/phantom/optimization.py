@@ -36,7 +36,10 @@ class Share:
         """Make every process's gradients their mean, in one exchange."""
         if self.of == 1:
             return
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        for parameter in parameters:
+            if parameter.grad is None:  # a head that this share had no use for; another share may have had
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         for gradient, mean in zip(gradients, (flat / self.of).split([g.numel() for g in gradients]), strict=True):

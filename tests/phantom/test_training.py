@@ -121,6 +121,16 @@ def test_one_cycle_by_hand() -> None:
     assert rates[99] < 0.011
 
 
+def test_gradients_are_averaged_even_if_a_share_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    used, unused = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))
+    used.grad = torch.tensor([2.0, 0.0])
+    monkeypatch.setattr(optimization.dist, "all_reduce", lambda flat: flat.add_(torch.tensor([4.0, 1.0, 6.0])))
+    Share(0, of=2).average_gradients([used, unused])
+    assert used.grad.tolist() == [3.0, 0.5]
+    assert unused.grad is not None
+    assert unused.grad.tolist() == [3.0]
+
+
 class Interrupted(Exception):
     """Stands for the power that goes off."""
 
