@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_report(verbs)
     _add_train(verbs)
+    _add_import(verbs)
+    _add_push(verbs)
     options, remaining = parser.parse_known_args(arguments)
     if remaining and options.verb != "train":
         parser.error(f"unrecognized arguments: {' '.join(remaining)}")
@@ -92,6 +95,60 @@ def _train(options: argparse.Namespace) -> None:
     config = load_config(options.config, options.overrides)
     result = train(config, options.out, resume=options.resume, overwrite=options.overwrite)
     sys.stdout.write(f"{result.path}: {result.scores.describe()}\n")
+
+
+def _add_import(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser("import", help="bring an SAE of dictionary_learning into SAE-Lens's format")
+    verb.add_argument("source", help="a folder, a weights file, or a Hub repository such as microsoft/maira-2-sae")
+    verb.add_argument("--out", required=True, type=Path, help="the folder to write")
+    verb.add_argument("--folder", default="", help="the SAE's folder in a Hub repository")
+    verb.add_argument("--interpretations", help="a table of feature descriptions, on disk or in the repository")
+    verb.set_defaults(run=_import)
+
+
+def _import(options: argparse.Namespace) -> None:
+    from sae_lens_maira.share import import_sae
+
+    result = import_sae(options.source, options.out, options.folder, options.interpretations)
+    sys.stdout.write(f"{result.path}: SAE-Lens's format, {result.n_interpretations} interpretations\n")
+
+
+def _add_push(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser("push", help="share an SAE on the Hub, with a model card and without any training text")
+    verb.add_argument("source", type=Path, help="the folder of an SAE, or a folder of such folders")
+    verb.add_argument("repository", help="on the Hub: owner/name")
+    verb.add_argument("--name", help="the SAE's folder on the Hub; its own name if not given")
+    verb.add_argument("--public", action="store_true", help="create the repository public; otherwise it is private")
+    verb.add_argument("--dry-run", type=Path, metavar="FOLDER", help="write what would be uploaded to a folder instead")
+    verb.add_argument("--licence", default="mit")
+    verb.add_argument("--note", default="", help="a paragraph for the model card")
+    verb.set_defaults(run=_push)
+
+
+def _push(options: argparse.Namespace) -> None:
+    from sae_lens_maira.share import push_saes
+
+    result = push_saes(
+        options.source,
+        options.repository,
+        sae_id=options.name,
+        public=options.public,
+        dry_run_path=options.dry_run,
+        licence=options.licence,
+        note=options.note,
+        metrics=_scores(options.source, options.name),
+    )
+    left_out = f"; left out: {', '.join(result.left_out)}" if result.left_out else ""
+    sys.stdout.write(f"{result.url or options.dry_run}: {', '.join(result.files)}{left_out}\n")
+
+
+def _scores(source: Path, name: str | None) -> dict[str, dict[str, float]]:
+    """What training wrote beside each SAE, for the model card."""
+    paths = [*source.glob("scores.json"), *source.glob("*/scores.json")]
+    return {
+        (name or path.parent.name) if path.parent == source else path.parent.name: json.loads(path.read_text())
+        for path in paths
+    }
 
 
 if __name__ == "__main__":
