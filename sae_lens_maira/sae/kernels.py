@@ -29,11 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sae_lens_maira.sae.pattern import ActivePattern, sum_bags
-from sae_lens_maira.sae.recycling import recycled_empty
-
-TOKENS_A_BLOCK = 256
-"""Tokens whose errors are processed together, so that the passes over them stay in the processor's cache."""
+from sae_lens_maira.sae.pattern import ActivePattern, column_blocks, sum_bags, sum_bags_by_columns
 
 
 class _SelectedPreactivations(torch.autograd.Function):
@@ -66,7 +62,9 @@ class _SelectedPreactivations(torch.autograd.Function):
             grad_b_enc = torch.zeros_like(b_enc).index_add_(0, pattern.latents, grad_values)
         if needs_W_enc:
             order = pattern.to_latent_order
-            grad_W_enc = sum_bags(centred, pattern.tokens_by_latent, pattern.latent_offsets, grad_values[order]).T
+            grad_W_enc = sum_bags_by_columns(
+                _split(centred), pattern.tokens_by_latent, pattern.latent_offsets, grad_values[order]
+            ).T
         if needs_b_dec:
             assert grad_b_enc is not None
             grad_b_dec = -(W_enc @ grad_b_enc)
@@ -92,30 +90,21 @@ class _NestedReconstruction(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         n_tokens, d_in = x.shape
         n_prefixes = pattern.n_prefixes
-        suffix_sums = recycled_empty((n_tokens, n_prefixes, d_in), x.dtype, x.device)
-        kept = torch.empty_like(suffix_sums) if keep_errors else None
+        kept = x.new_empty(n_tokens, n_prefixes, d_in) if keep_errors else None
         reconstruction = torch.empty_like(x)
         losses = x.new_zeros(n_prefixes)
-        per_block = TOKENS_A_BLOCK if x.device.type == "cpu" else max(n_tokens, 1)
-        bounds = [*range(0, n_tokens, per_block), n_tokens]
-        pair_bounds = pattern.token_offsets[bounds].tolist()
-        for start, stop, first, last in zip(bounds, bounds[1:], pair_bounds, pair_bounds[1:], strict=False):
-            offsets = pattern.bag_offsets[start * n_prefixes : stop * n_prefixes + 1] - first
-            bags = sum_bags(W_dec, pattern.latents[first:last], offsets, values[first:last])
-            block = slice(start, stop)
-            _errors_and_suffix_sums(
-                bags.view(stop - start, n_prefixes, d_in),
-                x[block],
-                b_dec,
-                scales=[2 * weight / n_tokens for weight in weights],
-                losses=losses,
-                reconstruction=reconstruction[block],
-                kept=None if kept is None else kept[block],
-                out=suffix_sums[block],
-            )
+        scales = [2 * weight / n_tokens for weight in weights]
+        suffix_sums = []
+        # Columns do not meet before the end, so one block of them after the other stays in the cache.
+        for block in column_blocks(d_in, x.device):
+            bags = sum_bags(W_dec[:, block], pattern.latents, pattern.bag_offsets, values)
+            bags = bags.view(n_tokens, n_prefixes, -1)
+            kept_block = None if kept is None else kept[..., block]
+            _to_suffix_sums(bags, x[:, block], b_dec[block], scales, losses, reconstruction[:, block], kept_block)
+            suffix_sums.append(bags)
         losses /= n_tokens
         loss = losses @ losses.new_tensor(weights)
-        ctx.save_for_backward(values, W_dec, suffix_sums)
+        ctx.save_for_backward(values, W_dec, *suffix_sums)
         ctx.pattern = pattern
         ctx.mark_non_differentiable(losses, *(() if kept is None else (kept,)))
         ctx.set_materialize_grads(False)
@@ -125,61 +114,70 @@ class _NestedReconstruction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         grad_loss, grad_reconstruction = grads[:2]
-        values, W_dec, suffix_sums = ctx.saved_tensors
+        values, W_dec, *suffix_sums = ctx.saved_tensors
         pattern: ActivePattern = ctx.pattern
         needs_x, needs_values, needs_W_dec, needs_b_dec = ctx.needs_input_grad[:4]
-        scale = suffix_sums.new_zeros(()) if grad_loss is None else grad_loss
-        grad_x = -scale * suffix_sums[:, 0] if needs_x else None
+        blocks = column_blocks(W_dec.shape[1], W_dec.device)
+        scale = W_dec.new_zeros(()) if grad_loss is None else grad_loss
+        grad_x = -scale * torch.cat([block[:, 0] for block in suffix_sums], dim=1) if needs_x else None
         if grad_reconstruction is not None:
             # The full reconstruction contains every group, so its gradient joins each group's sum.
-            suffix_sums = scale * suffix_sums + grad_reconstruction[:, None]
+            pairs = zip(suffix_sums, blocks, strict=True)
+            suffix_sums = [scale * sums + grad_reconstruction[:, None, block] for sums, block in pairs]
             scale = torch.ones_like(scale)
-        table = suffix_sums.reshape(-1, suffix_sums.shape[-1])
+        tables = [sums.reshape(-1, sums.shape[-1]) for sums in suffix_sums]
         grad_values = grad_W_dec = grad_b_dec = None
         if needs_values:
-            grad_values = _sampled_products(table, W_dec, pattern) * scale
+            grad_values = _sampled_products(tables, _split(W_dec), pattern) * scale
         if needs_W_dec:
-            order = pattern.to_latent_order
-            grad_W_dec = sum_bags(table, pattern.bags_by_latent, pattern.latent_offsets, values[order] * scale)
+            weights = values[pattern.to_latent_order] * scale
+            grad_W_dec = sum_bags_by_columns(tables, pattern.bags_by_latent, pattern.latent_offsets, weights)
         if needs_b_dec:
-            grad_b_dec = suffix_sums[:, 0].sum(0) * scale
+            grad_b_dec = torch.cat([sums[:, 0].sum(0) for sums in suffix_sums]) * scale
         return grad_x, grad_values, grad_W_dec, grad_b_dec, None, None, None
 
 
-def _errors_and_suffix_sums(
-    bags: Float[Tensor, "n_block n_prefixes d_in"],
-    x: Float[Tensor, "n_block d_in"],
-    b_dec: Float[Tensor, " d_in"],
+def _to_suffix_sums(
+    bags: Float[Tensor, "n_tokens n_prefixes n_block"],
+    x: Float[Tensor, "n_tokens n_block"],
+    b_dec: Float[Tensor, " n_block"],
     scales: Sequence[float],
     losses: Float[Tensor, " n_prefixes"],
-    reconstruction: Float[Tensor, "n_block d_in"],
-    kept: Float[Tensor, "n_block n_prefixes d_in"] | None,
-    out: Float[Tensor, "n_block n_prefixes d_in"],
+    reconstruction: Float[Tensor, "n_tokens n_block"],
+    kept: Float[Tensor, "n_tokens n_prefixes n_block"] | None,
 ) -> None:
-    """Turn each group's share of the decoder into the prefix's error, then into `S_g`; the last four are filled."""
-    errors, sums = bags.unbind(1), out.unbind(1)
-    errors[0].add_(b_dec - x)
-    for previous, error in pairwise(errors):
-        error.add_(previous)
-    torch.add(errors[-1], x, out=reconstruction)
+    """Turn each group's share of the decoder, in place, into the prefix's error and then into `S_g`; fill the rest."""
+    groups = bags.unbind(1)
+    groups[0].add_(b_dec - x)
+    for previous, group in pairwise(groups):
+        group.add_(previous)
+    torch.add(groups[-1], x, out=reconstruction)
     if kept is not None:
         kept.copy_(bags)
-    losses += torch.stack([torch.linalg.vector_norm(error) for error in errors]).square()
-    torch.mul(errors[-1], scales[-1], out=sums[-1])
-    for index in range(len(errors) - 2, -1, -1):
-        torch.add(sums[index + 1], errors[index], alpha=scales[index], out=sums[index])
+    losses += torch.stack([torch.linalg.vector_norm(group) for group in groups]).square()
+    groups[-1].mul_(scales[-1])
+    for index in range(len(groups) - 2, -1, -1):
+        torch.add(groups[index + 1], groups[index], alpha=scales[index], out=groups[index])
 
 
 def _sampled_products(
-    table: Float[Tensor, "n_bags d_in"], W_dec: Float[Tensor, "d_sae d_in"], pattern: ActivePattern
+    tables: Sequence[Float[Tensor, "n_bags n_block"]],
+    decoders: Sequence[Float[Tensor, "d_sae n_block"]],
+    pattern: ActivePattern,
 ) -> Float[Tensor, " n_active"]:
-    """`out[i] = table[bag_i] . W_dec[latent_i]`."""
-    size = (table.shape[0], W_dec.shape[0])
-    zeros = table.new_zeros(pattern.n_active)
+    """`out[i] = table[bag_i] . W_dec[latent_i]`, both given in blocks of columns."""
+    size = (tables[0].shape[0], decoders[0].shape[0])
+    zeros = tables[0].new_zeros(pattern.n_active)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-        mask = torch.sparse_csr_tensor(pattern.bag_offsets, pattern.latents, zeros, size, check_invariants=False)
-    return torch.sparse.sampled_addmm(mask, table, W_dec.T, beta=0.0).values()
+        found = torch.sparse_csr_tensor(pattern.bag_offsets, pattern.latents, zeros, size, check_invariants=False)
+    for table, decoder in zip(tables, decoders, strict=True):
+        found = torch.sparse.sampled_addmm(found, table, decoder.T)
+    return found.values()
+
+
+def _split(table: Float[Tensor, "n d"]) -> list[Float[Tensor, "n n_block"]]:
+    return [table[:, block] for block in column_blocks(table.shape[1], table.device)]
 
 
 def selected_preactivations(

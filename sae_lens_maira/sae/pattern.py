@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_lens_maira.sae.recycling import recycled_empty
+
 
 @dataclass(frozen=True)
 class ActivePattern:
@@ -97,6 +99,35 @@ def _offsets(keys: Int[Tensor, " n"], n_bags: int) -> Int[Tensor, " n_bags_plus_
     offsets = torch.zeros(n_bags + 1, dtype=torch.long, device=keys.device)
     torch.cumsum(torch.bincount(keys, minlength=n_bags), dim=0, out=offsets[1:])
     return offsets
+
+
+COLUMNS_A_BLOCK = 128
+"""Columns that a CPU sums at a time: 128 columns of 2,048 fp32 rows are 1 MiB and stay in a core's L2 cache."""
+
+
+def column_blocks(n_columns: int, device: torch.device) -> list[slice]:
+    """Blocks of columns to walk on a CPU; all columns at once elsewhere."""
+    width = COLUMNS_A_BLOCK if device.type == "cpu" else max(n_columns, 1)
+    return [slice(start, start + width) for start in range(0, n_columns, width)]
+
+
+def sum_bags_by_columns(
+    tables: Sequence[Float[Tensor, "n_rows n_block"]],
+    rows: Int[Tensor, " n_active"],
+    offsets: Int[Tensor, " n_bags_plus_1"],
+    weights: Float[Tensor, " n_active"],
+) -> Float[Tensor, "n_bags d"]:
+    """`sum_bags` of a table given in blocks of columns: several times faster where the rows come in no order."""
+    if len(tables) == 1:
+        return sum_bags(tables[0], rows, offsets, weights)
+    size = (offsets.numel() - 1, sum(table.shape[1] for table in tables))
+    out = recycled_empty(size, tables[0].dtype, tables[0].device)
+    start = 0
+    for table in tables:
+        stop = start + table.shape[1]
+        out[:, start:stop] = sum_bags(table, rows, offsets, weights)
+        start = stop
+    return out
 
 
 def sum_bags(

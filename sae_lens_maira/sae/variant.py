@@ -33,7 +33,7 @@ from sae_lens_maira.sae.prefixes import sample_prefixes
 from sae_lens_maira.sae.selection import Encoder, ThresholdGuess, select_batch_topk, select_token_topk
 from sae_lens_maira.sae.statistics import geometric_median, step_metrics
 
-SPARSE_BELOW_DENSITY = {"cpu": 1 / 32, "cuda": 1 / 64}
+SPARSE_BELOW_DENSITY = {"cpu": 1 / 10, "cuda": 1 / 64}
 """Share of active latents under which the sparse kernels are faster: measured on a CPU, a cautious guess for CUDA."""
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sae_reference import matryoshka_loss
 from torch import Tensor
 
+from sae_lens_maira.sae import pattern as pattern_module
 from sae_lens_maira.sae.kernels import nested_reconstruction, selected_preactivations
 from sae_lens_maira.sae.pattern import make_pattern
 from sae_lens_maira.sae.selection import Encoder, ThresholdGuess, select_batch_topk, select_token_topk
@@ -177,3 +178,8 @@ def test_any_shape_equals_the_dense_formula(
         tensors = [tensor.detach().round().requires_grad_() for tensor in tensors]
         rescale = False
     assert_same(tensors, n_wanted, widths, [1.0] * len(widths), rescale=rescale)
+
+
+def test_blocks_of_columns_do_not_change_values_or_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pattern_module, "COLUMNS_A_BLOCK", 4)
+    assert_same(make_tensors(10, 11, 24), 30, [3, 8, 24], [1.0, 0.5, 2.0], rescale=True)
