@@ -61,7 +61,6 @@ def question(processor, study):
 def test_reports_are_the_plain_models_in_a_batch_and_alone(hooked, plain, studies):
     reports = hooked.generate(studies, **FIXED_LENGTH)
     assert reports == plain_reports(plain, hooked.processor, studies)
-    assert len(set(reports)) > 1
     for study, report in zip(studies, reports, strict=True):
         assert hooked.generate(study, **FIXED_LENGTH) == [report]
 
