@@ -175,7 +175,7 @@ def report(size: Size, n_rounds: int, memory: bool, clock: str) -> None:
     times = time_steps(size, n_rounds, time.process_time if clock == "cpu" else time.perf_counter)
     medians = {library: 1e3 * statistics.median(seconds) for library, seconds in times.items()}
     print(
-        f"\n{size.d_in} -> {size.d_sae}, k {size.k}, {N_TOKENS} tokens, fp32, {torch.get_num_threads()} threads, {clock}"
+        f"\n{size.d_in}->{size.d_sae}, k {size.k}, {N_TOKENS} tokens, {torch.get_num_threads()} threads, {clock} time"
     )
     print("| | ms a step | times ours | peak MiB |\n| --- | ---: | ---: | ---: |")
     for library in (OURS, *PEERS, "floor"):
