@@ -4,7 +4,7 @@ A random MAIRA-2 of about 300 M parameters and phantom studies, at the middle la
 process, in an order that changes each round, so that a slow moment of the machine hits all of them; the ratios are
 medians over rounds of ratios within a round.
 
-1. bare: the plain model on inputs that are ready, embedding and layers 0..L only, stopped by a PyTorch hook that raises.
+1. bare: the plain model on inputs that are ready, embedding and layers 0..L, stopped by a PyTorch hook that raises.
 2. run_with_cache: the whole call, from rows to activations: texts, images, forward, gathering.
 3. inputs: what of that is making the real model's inputs.
 4. hidden states: the plain model, all layers and logits, on inputs that are ready, with `output_hidden_states=True`.
@@ -28,8 +28,8 @@ from sae_lens_maira.phantom.tokenizer import train_tokenizer
 
 N_LAYERS = 20
 MIDDLE = N_LAYERS // 2 - 1
-BATCH_SIZE = 2
-N_BATCHES = 6
+BATCH_SIZE = 4
+N_BATCHES = 4
 N_ROUNDS = 12
 MAX_OVERHEAD, MIN_SPEED_UP = 0.05, 1.9
 
