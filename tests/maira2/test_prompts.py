@@ -62,8 +62,8 @@ def test_phrase_grounding(processor, frontal):
     prompt = PhraseGroundingPrompt(frontal, "Left effusion.")
     assert processor.render(prompt).text == (
         f"{START}Given the current frontal image <image> Repeat the following finding as a grounded phrase with "
-        "bounding boxes indicating all locations where it can be seen in the given chest X-ray image. Finding: Left effusion. "
-        "ASSISTANT: "
+        "bounding boxes indicating all locations where it can be seen in the given chest X-ray image. Finding: "
+        "Left effusion. ASSISTANT: "
     )
 
 
