@@ -40,10 +40,10 @@ print(processor.decode_reports(model.generate(**inputs, max_new_tokens=160), inp
 
 1. The vision tower learnt from labels (what is present, how large, how faint, where), then was frozen. Linear heads did
    the reading; they are not part of the model.
-2. The projector and the language model learnt findings, grounded findings and phrase grounding. An auxiliary linear
-   head in the middle of the language model, on the last prompt token, learnt what is present and how it changed since
-   the prior; it is not part of the model either, but it shapes that position: expect concepts to be unusually easy to
-   read there.
+2. The projector and the language model learnt findings, grounded findings and phrase grounding. Two auxiliary linear
+   heads, no part of the model either, helped: one in the middle of the language model, on the last prompt token, learnt
+   what is present and how it changed since the prior; one before each sentence learnt what is still to be said. They
+   shape those positions: expect concepts to be unusually easy to read there.
 3. One study in five of the training pool had concepts that ignore the clinical context. The scores below are taken on
    studies that all follow their context.
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -133,21 +132,3 @@ def _draw_all(n_studies: int, seed: int, n_workers: int) -> Iterator[tuple[Recip
         return
     with ProcessPoolExecutor(n_workers) as executor:
         yield from tqdm(executor.map(draw, range(n_studies), chunksize=64), total=n_studies, desc="draw studies")
-
-
-def load_or_draw(path: Path, n_studies: int, seed: int) -> Pool:
-    """The pool cached at `path`, or a new one, cached there for a training run that is resumed.
-
-    The cache is a pickle that this run wrote for itself; it is no exchange format and is deleted when training ends.
-    """
-    import pickle
-
-    if path.exists():
-        with path.open("rb") as file:
-            return pickle.load(file)
-    pool = draw_pool(n_studies, seed)
-    partial_path = path.with_suffix(".partial")
-    with partial_path.open("wb") as file:
-        pickle.dump(pool, file, protocol=5)
-    partial_path.replace(path)
-    return pool

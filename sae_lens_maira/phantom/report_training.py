@@ -3,13 +3,15 @@
 1. Each step draws studies of about the same prompt length, words their reports anew and picks a task for each:
    findings, grounded findings, or phrase grounding.
 2. The loss is the language model's, on the answer alone. The tower's features come from a cache.
-3. An auxiliary head reads the hidden state at the last prompt token, half way up, and learns what is present and how
-   it changed. It makes the model gather its evidence, both images included, before it speaks; it is thrown away
-   afterwards.
+3. Two auxiliary heads help it plan. One reads the last prompt token, half way up, and learns what is present and how
+   it changed: the model gathers its evidence, both images included, before it speaks. The other reads the token before
+   each sentence, a layer below the top, and learns what is still to be said: without it the model takes thousands of
+   steps to stop repeating itself. Both are thrown away afterwards.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sae_lens_maira.data.study import SentenceLabel
 from sae_lens_maira.maira2.processing import Maira2Processor
 from sae_lens_maira.maira2.prompts import FindingsPrompt, PhraseGroundingPrompt, Prompt, TokenKind
 from sae_lens_maira.maira2.tokenization import token_kinds
@@ -40,6 +43,8 @@ class ReportBatch(NamedTuple):
     answer_start: Tensor  # (batch,) position of the last prompt token
     present: Tensor  # (batch, n_concepts) 0 or 1
     change: Tensor  # (batch, n_concepts) class, -100 where it is not asked for
+    boundaries: Tensor  # (n_boundaries, 2) row and position of the token before each sentence, and before the end
+    remaining: Tensor  # (n_boundaries, 2 * n_concepts) 0 or 1: positive concepts, then removed ones, not yet told of
 
 
 class ReportBatches:
@@ -74,31 +79,38 @@ class ReportBatches:
         seed = int(rng.integers(2**31))
         findings, sentences = report.compose(recipe.state, recipe.prior, seed, study.boxes)
         located = [sentence for sentence in sentences if sentence.boxes]
-        if located and rng.random() < _PHRASE_SHARE:
+        is_phrase = bool(located) and bool(rng.random() < _PHRASE_SHARE)
+        if is_phrase:
             chosen = located[int(rng.integers(len(located)))]
             phrase = findings[chosen.start : chosen.end]
             prompt: Prompt = PhraseGroundingPrompt(_NO_IMAGE, phrase, report.grounded_text(findings, (chosen,)))
-            images, n_asked = [study.frontal], 0
+            images = [study.frontal]
         else:
             answer = report.grounded_text(findings, sentences) if grounded else findings
             prompt, images = self._findings_prompt(study, answer, grounded, rng)
-            n_asked = len(VISIBLE)
         rendered = self.processor.render(prompt).expand_images(
             self.processor.image_token, self.processor.n_image_tokens
         )
         encoding = self.processor.tokenizer(rendered.text, return_offsets_mapping=True)
-        ids = np.array(encoding["input_ids"])
+        ids, ends = np.array(encoding["input_ids"]), np.array(encoding["offset_mapping"])[:, 1]
         kinds = token_kinds(rendered.character_kinds, encoding["offset_mapping"])
         truth = visible_labels(recipe.state, recipe.prior)
-        return {
+        has_change = recipe.prior is not None and not is_phrase
+        row = {
             "ids": ids,
             "is_answer": self._answer_mask(ids, kinds),
             "images": images,
             "present": [float(truth[name].positive) for name in VISIBLE],
-            "change": [_change_class(truth[name].change) if recipe.prior is not None else -100 for name in VISIBLE]
-            if n_asked
-            else [-100] * len(VISIBLE),
+            "change": [_change_class(truth[name].change) if has_change else -100 for name in VISIBLE],
+            "boundaries": [],
+            "remaining": [],
         }
+        if not is_phrase:
+            starts = sentence_starts(findings, sentences, grounded=grounded)
+            first = rendered.text.rindex(prompt.assistant_text or "")
+            row["boundaries"] = [int(np.argmax(ends > first + start)) - 1 for start in starts]
+            row["remaining"] = still_to_say(sentences)
+        return row
 
     def _answer_mask(self, ids: np.ndarray, kinds: np.ndarray) -> np.ndarray:
         """What the model has to say: the answer, its end, and a space of its own where the answer starts with a tag."""
@@ -132,6 +144,26 @@ class ReportBatches:
         return prompt, [row for row in (study.frontal, study.lateral, study.prior) if row is not None]
 
 
+def sentence_starts(findings: str, sentences: Sequence[SentenceLabel], *, grounded: bool) -> list[int]:
+    """Where each sentence starts in the answer, and where the answer ends."""
+    if not grounded:
+        return [*(sentence.start for sentence in sentences), len(findings)]
+    lengths = [len(report.grounded_text(findings, (sentence,))) for sentence in sentences]
+    return [0, *(int(end) for end in np.cumsum(lengths))]
+
+
+def still_to_say(sentences: Sequence[SentenceLabel]) -> list[list[float]]:
+    """Before each sentence, and at the end: which concepts are yet to be called positive, then which removed."""
+    remaining = [[0.0] * (2 * len(VISIBLE))]
+    for sentence in reversed(sentences):
+        now = list(remaining[0])
+        for name, label in sentence.labels.items():
+            if label.positive or label.change == "removed":
+                now[VISIBLE.index(name) + (0 if label.positive else len(VISIBLE))] = 1.0
+        remaining.insert(0, now)
+    return remaining
+
+
 def _change_class(change: str | None) -> int:
     return 0 if change is None else 1 + [str(c) for c in CHANGES].index(change)
 
@@ -151,17 +183,21 @@ def _collate(rows: list[dict[str, Any]], pad_id: int) -> ReportBatch:
         (labels != -100).float().argmax(dim=1) - 1,
         torch.tensor([row["present"] for row in rows]),
         torch.tensor([row["change"] for row in rows]),
+        torch.tensor([(i, at) for i, row in enumerate(rows) for at in row["boundaries"]], dtype=torch.long).view(-1, 2),
+        torch.tensor([now for row in rows for now in row["remaining"]]).view(-1, 2 * len(VISIBLE)),
     )
 
 
 class ReportHeads(nn.Module):
-    """Linear read-outs of the language model's middle at the last prompt token, for training only."""
+    """Linear read-outs of the language model's hidden states, for training only."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(d_model)
         self.present = nn.Linear(d_model, len(VISIBLE))
         self.change = nn.Linear(d_model, len(VISIBLE) * N_CHANGES)
+        self.plan_norm = nn.LayerNorm(d_model)
+        self.remaining = nn.Linear(d_model, 2 * len(VISIBLE))
 
 
 def report_loss(model: Any, heads: ReportHeads, features: Tensor, batch: ReportBatch) -> tuple[Tensor, Tensor]:
@@ -188,4 +224,8 @@ def report_loss(model: Any, heads: ReportHeads, features: Tensor, batch: ReportB
     if asked.any():
         change = heads.change(evidence).view(*batch.change.shape, N_CHANGES)
         auxiliary = auxiliary + 4.0 * F.cross_entropy(change[asked], batch.change[asked])
+    if len(batch.boundaries):
+        rows, positions = batch.boundaries.unbind(-1)
+        plan = heads.plan_norm(output.hidden_states[n_layers - 1][rows, positions])
+        auxiliary = auxiliary + 12.0 * F.binary_cross_entropy_with_logits(heads.remaining(plan), batch.remaining)
     return language, auxiliary

@@ -6,7 +6,8 @@
 4. Train the projector and the language model on reports (`report_training`).
 5. Write the checkpoint in half precision with its processor, score it on held-out studies, and write its card.
 
-Everything is a function of the configuration. Interrupted, the same command goes on from its last state.
+Everything is a function of the configuration. Interrupted, the same command draws the pool again and goes on from its
+last state.
 """
 
 from __future__ import annotations
@@ -28,23 +29,23 @@ from sae_lens_maira.phantom.architecture import initialize, make_config, make_pr
 from sae_lens_maira.phantom.generate import studies
 from sae_lens_maira.phantom.grammar import NORMAL_STATEMENTS, all_claims, sentences
 from sae_lens_maira.phantom.optimization import Share, State, train_reports, train_vision
-from sae_lens_maira.phantom.pool import load_or_draw
+from sae_lens_maira.phantom.pool import Pool, draw_pool
 from sae_lens_maira.phantom.prompting import findings_prompt
 from sae_lens_maira.phantom.tokenizer import train_tokenizer
 from sae_lens_maira.phantom.train_config import TrainConfig, add_options
 
-_STATE, _POOL, _MEETING_POINT = "state.pt", "pool.pkl", "processes"
+_STATE, _MEETING_POINT = "state.pt", "processes"
 
 
 def train(config: TrainConfig, out: Path) -> None:
     """Run all five steps; `out` receives the checkpoint, its card, and while training the state to go on from."""
     out.mkdir(parents=True, exist_ok=True)
-    load_or_draw(out / _POOL, config.n_studies, config.seed)
+    pool = draw_pool(config.n_studies, config.seed)
     if config.n_processes == 1:
-        optimize(0, config, out)
+        optimize(0, config, out, pool)
     else:
         (out / _MEETING_POINT).unlink(missing_ok=True)
-        spawn(optimize, args=(config, out), nprocs=config.n_processes)
+        spawn(optimize, args=(config, out, pool), nprocs=config.n_processes)
         (out / _MEETING_POINT).unlink(missing_ok=True)
     state, processor = new_state(config)
     state.load(out / _STATE)
@@ -55,17 +56,15 @@ def train(config: TrainConfig, out: Path) -> None:
 
         write_card(out, evaluate(out, config.n_evaluated), asdict(config), state.seconds)
     (out / _STATE).unlink()
-    (out / _POOL).unlink()
 
 
-def optimize(rank: int, config: TrainConfig, out: Path) -> None:
+def optimize(rank: int, config: TrainConfig, out: Path, pool: Pool) -> None:
     """Both training stages, as process number `rank`."""
     torch.set_num_threads(1)
     share = Share(rank, config.n_processes)
     if share.of > 1:
         meeting_point = f"file://{(out / _MEETING_POINT).resolve()}"
         dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=share.of)
-    pool = load_or_draw(out / _POOL, config.n_studies, config.seed)
     state, processor = new_state(config)
     if (out / _STATE).exists():
         state.load(out / _STATE)

@@ -20,7 +20,7 @@ class TrainConfig:
     vision_steps: int = _option(5_000, "steps of the vision tower")
     vision_batch: int = _option(32, "images a step, over all processes")
     vision_lr: float = _option(1e-3, "peak learning rate of the vision tower")
-    report_steps: int = _option(3_400, "steps of the projector and the language model")
+    report_steps: int = _option(5_000, "steps of the projector and the language model")
     report_batch: int = _option(16, "studies a step, over all processes")
     report_lr: float = _option(1e-3, "peak learning rate of the projector and the language model")
     auxiliary_weight: float = _option(0.5, "weight of the auxiliary loss beside the language model's")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,18 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from sae_lens_maira.data import Label
 from sae_lens_maira.maira2 import FindingsPrompt, Maira2ForConditionalGeneration, Maira2Processor
 from sae_lens_maira.phantom import optimization
 from sae_lens_maira.phantom.architecture import initialize, make_config, make_processor
-from sae_lens_maira.phantom.concepts import VISIBLE
+from sae_lens_maira.phantom.concepts import VISIBLE, as_state
 from sae_lens_maira.phantom.evaluate import Reporter, prior_swaps, score, summary
 from sae_lens_maira.phantom.generate import build, render, studies
 from sae_lens_maira.phantom.optimization import Share, State, one_cycle, train_reports, train_vision
 from sae_lens_maira.phantom.pool import Pool, draw_pool
-from sae_lens_maira.phantom.report_training import ReportBatches, ReportHeads, report_loss
+from sae_lens_maira.phantom.report import compose
+from sae_lens_maira.phantom.report_training import ReportBatches, ReportHeads, report_loss, still_to_say
+from sae_lens_maira.phantom.scoring import parse_report
 from sae_lens_maira.phantom.tokenizer import train_tokenizer
 from sae_lens_maira.phantom.train import corpus, main, write_checkpoint
 from sae_lens_maira.phantom.train_config import TrainConfig
@@ -102,6 +106,32 @@ def test_batches_are_a_function_of_seed_step_and_share(pool: Pool, processor: Ma
     assert first.batch(5, 0, 2).input_ids.shape[0] == 2
     other = first.batch(5, 0, 2).input_ids
     assert other.shape != first.batch(5, 1, 2).input_ids.shape or not torch.equal(other, first.batch(5, 1, 2).input_ids)
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_the_token_before_each_sentence_is_found(pool: Pool, processor: Maira2Processor, step: int) -> None:
+    batch, tokenizer = ReportBatches(pool, processor, seed=2, batch_size=4).batch(step), processor.tokenizer
+    for row in range(4):
+        positions = [position for r, position in batch.boundaries.tolist() if r == row]
+        if not positions:
+            continue  # phrase grounding
+        answer = batch.input_ids[row][batch.labels[row] != -100]
+        assert batch.input_ids[row, positions[-1] + 1] == tokenizer.eos_token_id
+        pieces = [tokenizer.decode(batch.input_ids[row, a + 1 : b + 1]) for a, b in pairwise(positions)]
+        assert len(pieces) == len(parse_report(tokenizer.decode(answer, skip_special_tokens=True)).sentences)
+        assert all(len(parse_report(piece).sentences) == 1 for piece in pieces)
+
+
+def test_what_is_still_to_say_shrinks_to_nothing() -> None:
+    _, sentences = compose(as_state(["pacemaker", "edema"]), as_state(["nodule_left"]), seed=0)
+    remaining = still_to_say(sentences)
+    n = len(VISIBLE)
+    first = {VISIBLE[k % n] + ("" if k < n else " gone") for k in np.flatnonzero(remaining[0])}
+    assert first == {"pacemaker", "edema", "nodule_left gone"}
+    assert sum(remaining[-1]) == 0
+    for sentence, (before, after) in zip(sentences, pairwise(remaining), strict=True):
+        told = {VISIBLE[k % n] for k in np.flatnonzero(np.subtract(before, after))}
+        assert told == {name for name, label in sentence.labels.items() if label != Label("absent")}
 
 
 def test_patch_cover_by_hand() -> None:
@@ -232,5 +262,5 @@ def test_the_command_trains_writes_and_cleans_up(tmp_path: Path) -> None:
     out = tmp_path / "phantom"
     options = "--n-studies 40 --vision-steps 4 --report-steps 4 --save-every 2 --n-evaluated 2"
     main(["--out", str(out), *options.split()])
-    assert not {path.name for path in out.iterdir()} & {"state.pt", "pool.pkl", "processes"}
+    assert not {path.name for path in out.iterdir()} & {"state.pt", "processes"}
     assert "Held-out studies: 2" in (out / "README.md").read_text()
