@@ -106,6 +106,7 @@ class ResumableRunner(LanguageModelSAETrainingRunner):
     """SAE-Lens's runner with a :class:`ResumableActivationsStore` and interruptions between steps."""
 
     def __init__(self, cfg: Any, override_dataset: Any, override_model: Any, norm_limit: float | None = None) -> None:
+        torch.manual_seed(cfg.seed)  # SAE-Lens initialises the SAE from wherever the random numbers are
         super().__init__(cfg, override_dataset=override_dataset, override_model=override_model)
         store = ResumableActivationsStore.from_config(self.model, cfg, override_dataset=override_dataset)
         assert isinstance(store, ResumableActivationsStore)
