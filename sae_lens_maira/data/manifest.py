@@ -1,4 +1,4 @@
-"""Studies of your own, from a table: CSV or JSON lines, one study a row.
+"""Studies of your own, from a table: CSV, JSON lines or Parquet, one study a row.
 
 ======================  ================================================================================
 column
@@ -10,29 +10,64 @@ lateral, prior_frontal  paths of further images
 indication, technique, comparison, prior_report, findings
                         texts
 view                    ``PA`` or ``AP``
+acquired_at             date and time, as ISO 8601: ``2024-05-31T10:15:00``
+labels                  an object from concept to ``present``, ``uncertain`` or ``absent``, or to such a word and how
+                        it changed (``new``, ``larger``, ``smaller``, ``unchanged``, ``removed``):
+                        ``{"effusion": "absent", "edema": ["present", "new"]}``; as JSON text in a CSV
 shareable               ``true`` if images and text may leave the machine; otherwise they may not
 ======================  ================================================================================
 
 Paths are relative to the table. Images are opened when they are needed.
+
+PadChest-GR comes as one JSON record a study with a list of findings, each an English sentence, labels, and boxes where
+it can be seen. Join the sentences to ``findings``, let ``labels`` hold each label as present, name the image in
+``frontal``, and write one line a study. Boxes have no column: training reads none.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
-from sae_lens_maira.data.study import FileImage, Study
+from sae_lens_maira.data.sources import SourceError, StudySource
+from sae_lens_maira.data.study import Change, FileImage, Label, Presence, Study
 
 _IMAGES = ("frontal", "lateral", "prior_frontal")
 _TEXTS = ("indication", "technique", "comparison", "prior_report", "findings")
-_COLUMNS = {"study_id", "patient_id", "view", "shareable", *_IMAGES, *_TEXTS}
+_COLUMNS = {"study_id", "patient_id", "view", "acquired_at", "labels", "shareable", *_IMAGES, *_TEXTS}
 
 
-class ManifestError(ValueError):
+class ManifestError(SourceError):
     """A manifest cannot be used; the message names the file and line."""
+
+
+class ManifestSource(StudySource):
+    """The studies of a table. Its content is the table's and the size of every image.
+
+    Raises:
+        ManifestError: as :func:`read_manifest`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._studies = read_manifest(path)
+        digest = hashlib.sha256(path.read_bytes())
+        for study in self._studies:
+            images = (study.frontal, study.lateral, study.prior_frontal)
+            sizes = [image.path.stat().st_size for image in images if isinstance(image, FileImage)]
+            digest.update(json.dumps(sizes).encode())
+        description = {"kind": "manifest", "path": path.name, "options": {}, "n_studies": len(self._studies)}
+        super().__init__({**description, "content": digest.hexdigest()})
+
+    def __len__(self) -> int:
+        return len(self._studies)
+
+    def study(self, index: int) -> Study:
+        return self._studies[index]
 
 
 def read_manifest(path: Path) -> list[Study]:
@@ -57,6 +92,10 @@ def read_manifest(path: Path) -> list[Study]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Numbers (lines of a text, rows of a Parquet file, both from 1) and values."""
+    if path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+        return
     with path.open(newline="", encoding="utf-8-sig") as file:
         if path.suffix == ".csv":
             for values in (reader := csv.DictReader(file)):
@@ -66,7 +105,22 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 if text.strip():
                     yield line, _object(text, path, line)
         else:
-            raise ManifestError(f"The manifest '{path}' must be a .csv or .jsonl file.")
+            raise ManifestError(f"The manifest '{path}' must be a .csv, .jsonl or .parquet file.")
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(1024):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield number, values
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ManifestError(f"'{path}' is no Parquet file ({error}).") from error
 
 
 def _object(text: str, path: Path, line: int) -> Mapping[str, Any]:
@@ -83,6 +137,7 @@ def _study(values: Mapping[str, Any], path: Path, where: str) -> Study:
     unknown = sorted(str(name) for name in values if name not in _COLUMNS)
     if unknown:
         raise ManifestError(f"{where}: unknown column {', '.join(unknown)}; there are {', '.join(sorted(_COLUMNS))}.")
+    labels = _labels(values.get("labels"), where)
     given = {name: str(value).strip() for name, value in values.items() if value is not None and str(value).strip()}
     for name in ("study_id", "frontal"):
         if name not in given:
@@ -99,6 +154,10 @@ def _study(values: Mapping[str, Any], path: Path, where: str) -> Study:
     frontal = images["frontal"]
     assert frontal is not None
     try:
+        acquired_at = datetime.fromisoformat(given["acquired_at"]) if "acquired_at" in given else None
+    except ValueError as error:
+        raise ManifestError(f"{where}: acquired_at is '{given['acquired_at']}', not as 2024-05-31T10:15:00.") from error
+    try:
         return Study(
             study_id=given["study_id"],
             patient_id=given.get("patient_id", given["study_id"]),
@@ -110,8 +169,32 @@ def _study(values: Mapping[str, Any], path: Path, where: str) -> Study:
             comparison=given.get("comparison"),
             prior_report=given.get("prior_report"),
             findings=given.get("findings"),
+            labels=labels,
+            acquired_at=acquired_at,
             view=cast(Literal["PA", "AP"] | None, view),
             shareable=given.get("shareable", "").lower() in {"true", "1", "yes"},
         )
     except ValueError as error:
         raise ManifestError(f"{where}: {error}") from error
+
+
+def _labels(value: object, where: str) -> dict[str, Label]:
+    if value is None or value == "":
+        return {}
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ManifestError(f"{where}: labels are not valid JSON ({error}).") from error
+    if isinstance(found, list) and all(isinstance(entry, tuple) for entry in found):
+        found = dict(found)  # a Parquet map
+    if not isinstance(found, dict):
+        raise ManifestError(f'{where}: labels are no object such as {{"effusion": "absent"}}.')
+    return {str(name): _label(name, entry, where) for name, entry in found.items() if entry is not None}
+
+
+def _label(name: object, entry: object, where: str) -> Label:
+    presence, change = (*entry, None)[:2] if isinstance(entry, list | tuple) and entry else (entry, None)
+    if presence not in get_args(Presence) or (change is not None and change not in get_args(Change)):
+        known = f"{', '.join(get_args(Presence))}, with {', '.join(get_args(Change))} or nothing"
+        raise ManifestError(f"{where}: the label of '{name}' is {json.dumps(entry)}; it can be {known}.")
+    return Label(cast(Presence, presence), cast("Change | None", change))

@@ -11,38 +11,12 @@ from typing import Any, Literal
 
 import yaml
 
+from sae_lens_maira.data.sources import SourceConfig
 from sae_lens_maira.rows import TokenPolicy
 
 
 class ConfigError(ValueError):
     """A configuration is wrong; the message names the setting."""
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """Where studies come from.
-
-    Args:
-        kind: ``phantom`` generates studies; ``manifest`` reads a table of your own (see ``data/manifest.py``).
-        path: of the manifest.
-        n_studies: how many to use, from the start; None for all of a manifest.
-        seed: of the phantom's studies.
-        n_held_out: studies at the end that are kept for the evaluation after training.
-    """
-
-    kind: Literal["phantom", "manifest"] = "phantom"
-    path: str | None = None
-    n_studies: int | None = None
-    seed: int = 0
-    n_held_out: int = 64
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("phantom", "manifest"):
-            raise ConfigError(f"source.kind '{self.kind}' is unknown; choose phantom or manifest.")
-        if self.kind == "phantom" and self.n_studies is None:
-            raise ConfigError("source.n_studies is missing: say how many phantom studies to generate.")
-        if self.kind == "manifest" and self.path is None:
-            raise ConfigError("source.path is missing: the manifest's file.")
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ import yaml
 from sae_lens import SAE, LanguageModelSAERunnerConfig, LoggingConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 
+from sae_lens_maira.data.sources import SourceConfig, open_source
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.identity import METADATA_KEY, describe_model
 from sae_lens_maira.norms import measure_norms
-from sae_lens_maira.training.config import ConfigError, SourceConfig, TrainConfig, check_names
+from sae_lens_maira.training.config import ConfigError, TrainConfig, check_names
 from sae_lens_maira.training.evaluate import SaeScores, evaluate_sae
 from sae_lens_maira.training.resumable import ResumableRunner, latest_checkpoint
 
@@ -124,18 +125,9 @@ def load_studies(source: SourceConfig) -> Sequence[Study]:
     """The studies that a configuration names.
 
     Raises:
-        ConfigError: the source cannot be read.
+        SourceError: the source cannot be read.
     """
-    if source.kind == "manifest":
-        from sae_lens_maira.data.manifest import read_manifest
-
-        assert source.path is not None
-        studies = read_manifest(Path(source.path))
-        return studies if source.n_studies is None else studies[: source.n_studies]
-    from sae_lens_maira import phantom
-
-    assert source.n_studies is not None
-    return list(phantom.studies(source.n_studies, seed=source.seed))
+    return open_source(source)
 
 
 def load_model(config: TrainConfig, studies: Sequence[Study]) -> HookedMaira2:

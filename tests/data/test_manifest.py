@@ -79,7 +79,7 @@ def test_files_that_are_no_manifests(folder):
     with pytest.raises(ManifestError, match="There is no manifest"):
         read_manifest(folder / "none.csv")
     (folder / "a.txt").write_text("x")
-    with pytest.raises(ManifestError, match=r"must be a \.csv or \.jsonl file"):
+    with pytest.raises(ManifestError, match=r"must be a \.csv, \.jsonl or \.parquet file"):
         read_manifest(folder / "a.txt")
     (folder / "bad.jsonl").write_text("{")
     with pytest.raises(ManifestError, match="line 1 is not valid JSON"):

@@ -61,7 +61,10 @@ def test_overrides_reach_into_groups(tmp_path):
             {"source": {"kind": "phantom", "n_study": 3}},
             "Unknown setting 'source.n_study'; did you mean source.n_studies",
         ),
-        ({"source": {"kind": "nowhere"}}, "source.kind 'nowhere' is unknown; choose phantom or manifest"),
+        (
+            {"source": {"kind": "nowhere"}},
+            "source.kind 'nowhere' is unknown; choose phantom, manifest, openi or mimic_cxr",
+        ),
         ({"source": {"kind": "manifest"}}, "source.path is missing"),
         ({"policy": {"image_token": "all"}}, "Unknown setting 'policy.image_token'; did you mean policy.image_tokens"),
         ({"policy": {"image_tokens": "some"}}, "Unknown image_tokens 'some'; choose one of last, none, all"),
