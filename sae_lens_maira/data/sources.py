@@ -109,8 +109,8 @@ class SourceConfig:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The settings that decide what a study of this kind is, for descriptions; of paths, only the names."""
-        values = {name: getattr(self, name) for name in _OPTIONS[self.kind]}
+        """The settings that decide what is in a study of this kind, for descriptions; of paths, only the names."""
+        values = {name: getattr(self, name) for name in _OPTIONS[self.kind] if name != "shareable"}
         return {k: Path(v).name if k in ("images", "reports") and v is not None else v for k, v in values.items()}
 
 
@@ -196,8 +196,12 @@ def _open(config: SourceConfig) -> StudySource:
             assert config.path is not None
             return ManifestSource(Path(config.path))
         case "openi":
-            raise NotImplementedError
+            from sae_lens_maira.data.openi import OpeniSource
+
+            return OpeniSource(config)
         case "mimic_cxr":
-            raise NotImplementedError
+            from sae_lens_maira.data.mimic_cxr import MimicCxrSource
+
+            return MimicCxrSource(config)
         case _:
             assert_never(config.kind)

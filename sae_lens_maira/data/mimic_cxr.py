@@ -1,0 +1,277 @@
+"""MIMIC-CXR, as a source: a local copy of MIMIC-CXR-JPG's images and tables, and of MIMIC-CXR's free-text reports.
+
+    PATH/mimic-cxr-2.0.0-{metadata,split,chexpert,negbio}.csv[.gz]
+    PATH/files/p10/p10000032/s50414267/<dicom_id>.jpg
+    REPORTS/files/p10/p10000032/s50414267.txt          or mimic-cxr-reports.zip, which is read in place
+
+1. The frontal image is a PA view, or else an AP view; the lateral one is there if the study has one. Of several, the
+   one whose id comes first. A part of the images is enough: what is not on disk is left out.
+2. The prior is the newest earlier study of the patient with a frontal image. Its report's findings and impression are
+   the prior report.
+3. Sections come from the free text (see `sections.py`). A study without findings cannot be used, unless
+   ``missing_findings: substitute`` takes the untitled body or the impression in their place.
+
+Opening the source reads every report once, to know which studies can be used; texts are read again when a study is
+asked for, and none is kept. The data use agreement forbids passing anything on: no study is ever shareable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile, ZipFile
+
+from tqdm.auto import tqdm
+
+from sae_lens_maira.data.mimic_tables import ImageRow, StudyRows, find_table, read_labels, read_metadata, read_split
+from sae_lens_maira.data.sections import ReportSections, parse_sections
+from sae_lens_maira.data.sources import SourceConfig, SourceError, StudySource
+from sae_lens_maira.data.study import FileImage, Label, Study
+
+logger = logging.getLogger(__name__)
+
+_ZIP = "mimic-cxr-reports.zip"
+_N_READERS = 16  # threads that wait for a disk or a network while studies are looked through
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What is known of a study without its texts."""
+
+    subject_id: str
+    study_id: str
+    acquired_at: datetime | None
+    frontal: ImageRow | None
+    lateral: ImageRow | None
+    digest: str
+    """Of the report's text and the images' names and sizes."""
+    reason: str | None
+    """Why it cannot be used."""
+
+
+class MimicCxrSource(StudySource):
+    """MIMIC-CXR's studies, by patient and time.
+
+    Args:
+        config: of kind ``mimic_cxr``.
+
+    Raises:
+        SourceError: a table, the images or the reports are missing or malformed.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        assert config.path is not None
+        folder = Path(config.path)
+        self._images = _tree(folder, "MIMIC-CXR-JPG's images")
+        self._reports = open_reports(folder, None if config.reports is None else Path(config.reports))
+        self._substitutes = config.missing_findings == "substitute"
+        labels_path = find_table(folder, config.labels)
+        self._labels: dict[str, dict[str, Label]] = {} if labels_path is None else read_labels(labels_path)
+        if labels_path is None:
+            logger.warning("'%s' holds no table of %s labels; studies have none.", folder, config.labels)
+        split = None if config.split is None else read_split(_need_table(folder, "split"), config.split)
+
+        rows = read_metadata(_need_table(folder, "metadata"))
+        found = list(tqdm(_in_threads(self._examine, rows), total=len(rows), desc="studies", delay=3))
+        self._studies: list[tuple[_Entry, _Entry | None]] = []
+        unusable: Counter[str] = Counter()
+        digest = hashlib.sha256()
+        for entry, prior in _with_priors(found):
+            if split is not None and entry.study_id not in split:
+                continue
+            if entry.reason is not None:
+                unusable[entry.reason] += 1
+                continue
+            self._studies.append((entry, prior))
+            labels = sorted(self._labels.get(entry.study_id, {}).items())
+            digest.update(json.dumps([entry.digest, prior and prior.digest, labels]).encode())
+        kept = {entry.study_id for entry, _ in self._studies}
+        self._labels = {study_id: labels for study_id, labels in self._labels.items() if study_id in kept}
+        description = {"kind": "mimic_cxr", "path": folder.name, "options": config.options, "n_studies": len(kept)}
+        super().__init__({**description, "content": digest.hexdigest()}, unusable)
+
+    def __len__(self) -> int:
+        return len(self._studies)
+
+    def study(self, index: int) -> Study:
+        entry, prior = self._studies[index]
+        sections = self._sections(entry)
+        assert entry.frontal is not None
+        assert entry.frontal.view != "lateral"
+        return Study(
+            study_id=entry.study_id,
+            patient_id=entry.subject_id,
+            frontal=FileImage(self._image_path(entry, entry.frontal)),
+            lateral=None if entry.lateral is None else FileImage(self._image_path(entry, entry.lateral)),
+            prior_frontal=None
+            if prior is None or prior.frontal is None
+            else FileImage(self._image_path(prior, prior.frontal)),
+            indication=sections.indication,
+            technique=sections.technique,
+            comparison=sections.comparison,
+            prior_report=None if prior is None else _told(self._sections(prior)),
+            findings=self._findings(sections),
+            labels=self._labels.get(entry.study_id, {}),
+            view=entry.frontal.view,
+            acquired_at=entry.acquired_at,
+            shareable=False,
+        )
+
+    def _sections(self, study: _Entry | StudyRows) -> ReportSections:
+        text = self._reports.read(study.subject_id, study.study_id)
+        return ReportSections() if text is None else parse_sections(text)
+
+    def _findings(self, sections: ReportSections) -> str | None:
+        return sections.findings or (sections.substitute if self._substitutes else None)
+
+    def _image_path(self, study: _Entry | StudyRows, image: ImageRow) -> Path:
+        return self._images / _patient_folder(study.subject_id) / f"s{study.study_id}" / f"{image.dicom_id}.jpg"
+
+    def _examine(self, study: StudyRows) -> _Entry:
+        sizes = {image: size for image in study.images if (size := self._size(study, image)) is not None}
+        frontal, lateral = choose(sizes, ("PA", "AP")), choose(sizes, ("lateral",))
+        text = self._reports.read(study.subject_id, study.study_id)
+        known = [study.study_id, str(study.acquired_at), text]
+        shown = [(image.dicom_id, image.view, sizes[image]) for image in (frontal, lateral) if image is not None]
+        reason = None
+        if choose(study.images, ("PA", "AP")) is None:
+            reason = "no frontal view"
+        elif frontal is None:
+            reason = "frontal image file missing"
+        elif text is None:
+            reason = "no report"
+        elif self._findings(parse_sections(text)) is None:
+            reason = "no findings"
+        digest = hashlib.sha256(json.dumps([known, shown]).encode()).hexdigest()
+        return _Entry(study.subject_id, study.study_id, study.acquired_at, frontal, lateral, digest, reason)
+
+    def _size(self, study: StudyRows, image: ImageRow) -> int | None:
+        if image.view is None:
+            return None
+        try:
+            return self._image_path(study, image).stat().st_size
+        except FileNotFoundError:
+            return None
+
+
+class ReportFolder:
+    """Reports as files."""
+
+    def __init__(self, tree: Path) -> None:
+        self._tree = tree
+
+    def read(self, subject_id: str, study_id: str) -> str | None:
+        """A study's report; None if there is none."""
+        try:
+            return (self._tree / _patient_folder(subject_id) / f"s{study_id}.txt").read_text("utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+
+
+class ReportZip:
+    """Reports inside ``mimic-cxr-reports.zip``. A copy in another process opens the archive anew."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._zip: ZipFile | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_zip": None}
+
+    def open(self) -> ZipFile:
+        """The archive.
+
+        Raises:
+            SourceError: it is broken.
+        """
+        if self._zip is None:
+            try:
+                self._zip = ZipFile(self._path)
+            except (BadZipFile, OSError) as error:
+                raise SourceError(f"'{self._path}' is no whole zip archive ({error}).") from error
+        return self._zip
+
+    def read(self, subject_id: str, study_id: str) -> str | None:
+        """A study's report; None if there is none."""
+        try:
+            name = f"files/{_patient_folder(subject_id)}/s{study_id}.txt"
+            return self.open().read(name).decode("utf-8", errors="replace")
+        except KeyError:
+            return None
+
+
+def open_reports(images_path: Path, path: Path | None) -> ReportFolder | ReportZip:
+    """The reports at a path, or beside the images.
+
+    Raises:
+        SourceError: there are none.
+    """
+    if path is None:
+        beside = images_path / _ZIP
+        path = beside if beside.is_file() else images_path
+    if path.is_file():
+        reports = ReportZip(path)
+        reports.open()
+        return reports
+    return ReportFolder(_tree(path, "MIMIC-CXR's reports"))
+
+
+def choose(images: Iterable[ImageRow], views: Sequence[Literal["PA", "AP", "lateral"]]) -> ImageRow | None:
+    """The image with the first of some views; of several, the one whose id comes first."""
+    shown = [image for image in images if image.view in views]
+    return min(shown, key=lambda image: (views.index(image.view or "PA"), image.dicom_id), default=None)
+
+
+def _in_threads(function: Callable[[StudyRows], _Entry], rows: Sequence[StudyRows]) -> Iterator[_Entry]:
+    """Results in order; a few thousand studies at a time, as a pool remembers all that it was ever given."""
+    with ThreadPoolExecutor(_N_READERS) as pool:
+        for start in range(0, len(rows), 4096):
+            yield from pool.map(function, rows[start : start + 4096])
+
+
+def _with_priors(entries: Sequence[_Entry]) -> Iterator[tuple[_Entry, _Entry | None]]:
+    """Studies, which are in order of patient and time, with the newest earlier study of the patient with a frontal."""
+    for _, patient in groupby(entries, key=lambda entry: entry.subject_id):
+        studies = list(patient)
+        for study in studies:
+            yield study, next((other for other in reversed(studies) if _can_be_prior(other, study)), None)
+
+
+def _can_be_prior(other: _Entry, study: _Entry) -> bool:
+    if other.frontal is None or other.acquired_at is None or study.acquired_at is None:
+        return False
+    return other.acquired_at < study.acquired_at
+
+
+def _told(sections: ReportSections) -> str | None:
+    """What a report says: findings (or the untitled body) and impression."""
+    said = [sections.findings or sections.untitled, sections.impression]
+    return " ".join(text for text in said if text) or None
+
+
+def _patient_folder(subject_id: str) -> str:
+    return f"p{subject_id[:2]}/p{subject_id}"
+
+
+def _tree(path: Path, what: str) -> Path:
+    """The folder that holds ``p10`` and the like: the given one, or ``files`` in it."""
+    for folder in (path / "files", path):
+        if folder.is_dir() and next(folder.glob("p[0-9]*"), None) is not None:
+            return folder
+    raise SourceError(f"'{path}' does not hold {what}: there is no folder files/p10 or the like in it.")
+
+
+def _need_table(folder: Path, name: str) -> Path:
+    path = find_table(folder, name)
+    if path is None:
+        raise SourceError(f"'{folder}' lacks the table mimic-cxr-2.0.0-{name}.csv or the same with .gz.")
+    return path

@@ -1,0 +1,139 @@
+"""MIMIC-CXR-JPG's tables, as PhysioNet names them: metadata, split and labels, compressed or not.
+
+``mimic-cxr-2.0.0-metadata.csv``
+    an image a row: ``dicom_id, subject_id, study_id, ViewPosition, StudyDate`` (YYYYMMDD), ``StudyTime`` (HHMMSS.mmm,
+    leading zeros missing), ...
+``mimic-cxr-2.0.0-split.csv``
+    an image a row: ``dicom_id, study_id, subject_id, split``
+``mimic-cxr-2.0.0-chexpert.csv``, ``mimic-cxr-2.0.0-negbio.csv``
+    a study a row: ``subject_id, study_id``, and a column a finding: 1 present, 0 absent, -1 uncertain, empty if the
+    report does not mention it
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from sae_lens_maira.data.sources import SourceError
+from sae_lens_maira.data.study import Label
+
+View = Literal["PA", "AP", "lateral"]
+_VIEWS: dict[str, View] = {
+    "PA": "PA",
+    "AP": "AP",
+    "LATERAL": "lateral",
+    "LL": "lateral",
+    "POSTERO-ANTERIOR": "PA",
+    "ANTERO-POSTERIOR": "AP",
+    "LEFT LATERAL": "lateral",
+}
+_LABELS = {1.0: Label("present"), 0.0: Label("absent"), -1.0: Label("uncertain")}
+_ID = re.compile(r"\d+")
+_DICOM_ID = re.compile(r"[0-9A-Za-z-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """One image of the metadata table; `view` is None for any other projection than these three."""
+
+    dicom_id: str
+    view: View | None
+
+
+@dataclass(slots=True)
+class StudyRows:
+    """One study of the metadata table."""
+
+    subject_id: str
+    study_id: str
+    acquired_at: datetime | None
+    images: list[ImageRow]
+
+
+def find_table(folder: Path, name: str) -> Path | None:
+    """``mimic-cxr-<version>-<name>.csv`` or the same with ``.gz``; of several versions the last one."""
+    found = [*folder.glob(f"mimic-cxr-*-{name}.csv"), *folder.glob(f"mimic-cxr-*-{name}.csv.gz")]
+    return max(found, key=lambda path: path.name.split(".csv")[0], default=None)
+
+
+def read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
+    """The rows of a table.
+
+    Raises:
+        SourceError: it lacks a column, or cannot be read.
+    """
+    try:
+        with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            missing = sorted(set(columns) - set(reader.fieldnames or ()))
+            if missing:
+                raise SourceError(f"'{path}' lacks the column {', '.join(missing)}.")
+            yield from reader
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(f"'{path}' cannot be read as a table ({error}).") from error
+
+
+def read_metadata(path: Path) -> list[StudyRows]:
+    """All studies, by patient and time.
+
+    Raises:
+        SourceError: the table is malformed, or an id could lead out of the folder.
+    """
+    studies: dict[str, StudyRows] = {}
+    needed = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime")
+    for row in read_table(path, needed):
+        subject_id, study_id, dicom_id = row["subject_id"], row["study_id"], row["dicom_id"]
+        if not (_ID.fullmatch(subject_id) and _ID.fullmatch(study_id) and _DICOM_ID.fullmatch(dicom_id)):
+            raise SourceError(f"'{path}' holds an id that is none: {subject_id!r}, {study_id!r}, {dicom_id!r}.")
+        if study_id not in studies:
+            acquired_at = parse_time(row["StudyDate"], row["StudyTime"])
+            studies[study_id] = StudyRows(subject_id, study_id, acquired_at, [])
+        position = row["ViewPosition"] or row.get("ViewCodeSequence_CodeMeaning") or ""
+        studies[study_id].images.append(ImageRow(dicom_id, _VIEWS.get(position.strip().upper())))
+    return sorted(
+        studies.values(), key=lambda study: (study.subject_id, study.acquired_at or datetime.min, study.study_id)
+    )
+
+
+def read_split(path: Path, split: str) -> set[str]:
+    """Ids of the studies in a split."""
+    return {row["study_id"] for row in read_table(path, ("study_id", "split")) if row["split"] == split}
+
+
+def read_labels(path: Path) -> dict[str, dict[str, Label]]:
+    """What each study's report says of each finding; findings that it does not mention are left out.
+
+    Raises:
+        SourceError: a value is none of 1, 0, -1 and empty.
+    """
+    return {row["study_id"]: _labels(row, path) for row in read_table(path, ("study_id",))}
+
+
+def parse_time(date: str, time: str) -> datetime | None:
+    """When a study was made: ``21800506``, ``80556.875`` is five past eight. None if the table does not say."""
+    seconds, _, fraction = time.partition(".")
+    try:
+        return datetime.strptime(f"{date} {int(seconds or 0):06d}.{fraction[:6] or 0}", "%Y%m%d %H%M%S.%f")
+    except ValueError:
+        return None
+
+
+def _labels(row: Mapping[str, str], path: Path) -> dict[str, Label]:
+    labels = {}
+    for name, value in row.items():
+        if name in ("subject_id", "study_id", "dicom_id") or not value:
+            continue
+        try:
+            labels[name] = _LABELS[float(value)]
+        except (KeyError, ValueError) as error:
+            raise SourceError(
+                f"'{path}' says '{value}' of {name}, study {row['study_id']}; use 1, 0, -1 or nothing."
+            ) from error
+    return labels
