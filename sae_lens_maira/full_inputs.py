@@ -132,7 +132,7 @@ class StudyReader:
         rows = [compact_row(ids, kinds, policy, self._vocabulary, 0) for ids, kinds in encoded]
         width = max(len(row.tokens) for row in rows)
         pixels = self._processor.pixel_values([study_prompt(study, "prompt") for study in studies])
-        return self._assemble([ids for ids, _ in encoded], rows, width, "left", pixels)
+        return self.assemble([ids for ids, _ in encoded], rows, width, "left", pixels)
 
     def _batch(
         self,
@@ -143,9 +143,9 @@ class StudyReader:
         side: Literal["left", "right"],
     ) -> FullInputs:
         prompts = [study_prompt(self.studies[index], self._policy.text) for index in indices]
-        return self._assemble(ids, rows, width, side, self._processor.pixel_values(prompts))
+        return self.assemble(ids, rows, width, side, self._processor.pixel_values(prompts))
 
-    def _assemble(
+    def assemble(
         self,
         ids: list[np.ndarray],
         rows: list[CompactRow],
@@ -153,6 +153,15 @@ class StudyReader:
         side: Literal["left", "right"],
         pixel_values: Tensor,
     ) -> FullInputs:
+        """Put encoded studies into one batch.
+
+        Args:
+            ids: full prompts.
+            rows: what is kept of them.
+            width: length of the padded rows.
+            side: where shorter prompts are filled up.
+            pixel_values: images of all studies, in the order of their placeholders.
+        """
         input_ids = pad_rows(ids, self._processor.tokenizer.pad_token_id, side)
         mask = pad_rows([np.ones_like(row) for row in ids], 0, side)
         offsets = mask.shape[1] - mask.sum(dim=1) if side == "left" else torch.zeros(len(ids), dtype=torch.long)

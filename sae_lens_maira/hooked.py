@@ -196,19 +196,22 @@ class HookedMaira2(HookedRootModule):
             **kwargs,
         )
 
-    def full_inputs(self, tokens: Tokens, padding_side: Literal["left", "right"] = "right") -> FullInputs:
+    def full_inputs(self, tokens: Tokens | FullInputs, padding_side: Literal["left", "right"] = "right") -> FullInputs:
         """The real model's inputs for rows, on its device, and where the rows' tokens are in them.
+
+        Inputs that are ready, such as those whose images were opened ahead, are taken as they are.
 
         Raises:
             RowError: a row is of other studies, another model or another policy.
         """
-        return self.reader.read(tokens, padding_side).to(self.cfg.device)
+        inputs = tokens if isinstance(tokens, FullInputs) else self.reader.read(tokens, padding_side)
+        return inputs.to(self.cfg.device)
 
     # Running.
 
     def forward(
         self,
-        tokens: Tokens,
+        tokens: Tokens | FullInputs,
         return_type: ReturnType = "logits",
         loss_per_token: bool = False,
         stop_at_layer: int | None = None,
@@ -217,7 +220,7 @@ class HookedMaira2(HookedRootModule):
         """Run the model on rows.
 
         Args:
-            tokens: rows, or the starts of rows.
+            tokens: rows, or the starts of rows; where no loss is wanted, inputs made of them by :meth:`full_inputs`.
             return_type: logits of shape (batch, context, d_vocab), where position i predicts the row's token i + 1;
                 the loss; both; or None, which runs no further than the last hook.
             loss_per_token: the loss as (batch, context - 1), 0 where the next token is an image's or padding, instead
@@ -236,6 +239,8 @@ class HookedMaira2(HookedRootModule):
         logits = self.maira2.lm_head(gather(final, inputs.predicting_positions.to(final.device)))
         if return_type == "logits":
             return logits
+        if isinstance(tokens, FullInputs):
+            raise ValueError("The loss needs rows; these are inputs made of them.")
         loss = self._loss(logits, tokens, inputs.predicting_positions, loss_per_token)
         return loss if return_type == "loss" else (logits, loss)
 
@@ -263,7 +268,7 @@ class HookedMaira2(HookedRootModule):
         """TransformerLens' ``run_with_cache``; a name in ``names_filter`` that does not exist is an error."""
         if names_filter is not None and not callable(names_filter):
             for name in [names_filter] if isinstance(names_filter, str) else names_filter:
-                self._check_hook_name(name)
+                self.check_hook_name(name)
         filtered: Any = names_filter
         return super().run_with_cache(*model_args, names_filter=filtered, **kwargs)
 
@@ -271,10 +276,15 @@ class HookedMaira2(HookedRootModule):
         """TransformerLens' ``hooks``; a name that does not exist is an error."""
         for name, _ in (*fwd_hooks, *bwd_hooks):
             if isinstance(name, str):
-                self._check_hook_name(name)
+                self.check_hook_name(name)
         return super().hooks(list(fwd_hooks), list(bwd_hooks), *args, **kwargs)
 
-    def _check_hook_name(self, name: str) -> None:
+    def check_hook_name(self, name: str) -> None:
+        """Refuse a hook point that does not exist.
+
+        Raises:
+            ValueError: naming those that are close to it.
+        """
         if name not in self.hook_dict:
             close = difflib.get_close_matches(name, self.hook_dict, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(close)}?" if close else "see model.hook_dict."

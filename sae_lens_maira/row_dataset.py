@@ -235,9 +235,14 @@ def _fingerprint(
         processor.n_image_tokens,
         processor.chat_template,
         hashlib.sha256(processor.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
-        getattr(studies, "fingerprint", None) or _hash_of_texts(studies[index] for index in range(len(studies))),
+        source_fingerprint(studies),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def source_fingerprint(studies: Sequence[Study]) -> str:
+    """A source's own fingerprint, or a hash of the texts of all its studies."""
+    return getattr(studies, "fingerprint", None) or _hash_of_texts(studies[index] for index in range(len(studies)))
 
 
 def _hash_of_texts(studies: Iterable[Study]) -> str:

@@ -104,6 +104,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         ConfigError: the file is missing or broken, or a setting is unknown or wrong.
     """
+    return TrainConfig.from_dict(read_settings(path, overrides))
+
+
+def read_settings(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A YAML file's settings with those of a command line, as plain values; names are not checked.
+
+    Raises:
+        ConfigError: the file is missing or broken, or an override is.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -120,7 +129,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
             if not isinstance(target, dict):
                 raise ConfigError(f"--{name}: '{group}' is no group of settings.")
         target[last] = value
-    return TrainConfig.from_dict(values)
+    return values
 
 
 def check_names(values: Iterable[str], known: Iterable[str], prefix: str) -> None:
