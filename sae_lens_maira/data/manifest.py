@@ -81,9 +81,10 @@ def read_manifest(path: Path) -> list[Study]:
     studies: list[Study] = []
     seen: set[str] = set()
     for line, values in _rows(path):
-        study = _study(values, path, f"'{path}' line {line}")
+        where = f"'{path}' {'row' if path.suffix == '.parquet' else 'line'} {line}"
+        study = _study(values, path, where)
         if study.study_id in seen:
-            raise ManifestError(f"'{path}' line {line}: the study '{study.study_id}' was given before.")
+            raise ManifestError(f"{where}: the study '{study.study_id}' was given before.")
         seen.add(study.study_id)
         studies.append(study)
     if not studies:
@@ -193,7 +194,7 @@ def _labels(value: object, where: str) -> dict[str, Label]:
 
 
 def _label(name: object, entry: object, where: str) -> Label:
-    presence, change = (*entry, None)[:2] if isinstance(entry, list | tuple) and entry else (entry, None)
+    presence, change = entry if isinstance(entry, list | tuple) and len(entry) == 2 else (entry, None)
     if presence not in get_args(Presence) or (change is not None and change not in get_args(Change)):
         known = f"{', '.join(get_args(Presence))}, with {', '.join(get_args(Change))} or nothing"
         raise ManifestError(f"{where}: the label of '{name}' is {json.dumps(entry)}; it can be {known}.")

@@ -176,9 +176,10 @@ def open_source(config: SourceConfig) -> StudySource:
     """
     source = _open(config)
     if not len(source):
-        reasons = "".join(f", {count} for {reason}" for reason, count in source.unusable.most_common())
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in source.unusable.most_common())
+        hint = "; give source.images, or missing_images: phantom" if "no frontal image" in source.unusable else ""
         raise SourceError(
-            f"The source {config.kind} holds no study that can be used{reasons and ': left out' + reasons[1:]}."
+            f"The source {config.kind} holds no study that can be used: {reasons or 'it is empty'}{hint}."
         )
     return source if config.n_studies is None else FirstStudies(source, config.n_studies)
 
