@@ -1,0 +1,316 @@
+"""From an SAE and a model to a gallery with standard pages.
+
+1. Activations of the chosen studies come from a cache, or from one run of the model.
+2. The SAE runs once on them; everything else is computed from what fires.
+3. Gallery, standard pages and Neuronpedia's files are written beside the final folder, which is then replaced.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sae_lens_maira.activations.identity import check_cache_fits
+from sae_lens_maira.dashboard.data_files import INDEX
+from sae_lens_maira.dashboard.gallery import GalleryText, write_features, write_index, write_static, write_studies
+from sae_lens_maira.dashboard.images import ImageWriter
+from sae_lens_maira.dashboard.neuronpedia import write_neuronpedia
+from sae_lens_maira.dashboard.origin import Origin
+from sae_lens_maira.dashboard.pages import Subject, write_pages
+from sae_lens_maira.dashboard.recording import Recording, record
+from sae_lens_maira.dashboard.table import compute_table
+from sae_lens_maira.hooked import HookedMaira2
+from sae_lens_maira.identity import check_sae_fits
+from sae_lens_maira.share.interpretations import Interpretation
+
+if TYPE_CHECKING:
+    from sae_lens_maira.activations import ActivationCache
+
+logger = logging.getLogger(__name__)
+
+
+class DashboardError(ValueError):
+    """Dashboards cannot be made; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class DashboardSettings:
+    """What to make.
+
+    Args:
+        title: the gallery's heading.
+        pages: features that get sae-dashboard's page: a number for so many of the strongest, ``all``, ``none``, or a
+            list of features such as ``3,17,256``.
+        neuronpedia: also write Neuronpedia's files for the same features, from shareable studies.
+        sae_set: Neuronpedia's name of the set that the SAE belongs to.
+        include_private: show studies that may not leave this machine, with a banner.
+        n_studies: studies from the start of the source; None for all.
+        n_examples: studies a feature.
+        image_size: longer side of an image, in pixels, at most.
+        batch_size: studies a forward.
+    """
+
+    title: str = "SAE features of MAIRA-2"
+    pages: str = "100"
+    neuronpedia: bool = False
+    sae_set: str = "maira-2-sae"
+    include_private: bool = False
+    n_studies: int | None = None
+    n_examples: int = 8
+    image_size: int = 256
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        self.page_list(1 << 30, [])
+        for name in ("n_studies", "n_examples", "image_size", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise DashboardError(f"{name} is {value}; it must be at least 1.")
+
+    def page_list(self, n_features: int, strongest: Sequence[int]) -> list[int]:
+        """The features that ``pages`` names.
+
+        Args:
+            n_features: the SAE's.
+            strongest: features, strongest first.
+
+        Raises:
+            DashboardError: ``pages`` cannot be understood, or names a feature that does not exist.
+        """
+        if self.pages in ("all", "none"):
+            return list(range(n_features)) if self.pages == "all" and strongest else []
+        try:
+            numbers = [int(part) for part in self.pages.split(",") if part.strip()]
+        except ValueError as error:
+            raise DashboardError(
+                f"pages is '{self.pages}'; give a number, all, none, or features such as 3,17,256."
+            ) from error
+        if "," not in self.pages:
+            return list(strongest[: numbers[0]])
+        outside = [feature for feature in numbers if not 0 <= feature < n_features]
+        if outside:
+            raise DashboardError(f"There is no feature {outside[0]}; the SAE has {n_features}.")
+        return numbers
+
+
+@dataclass(frozen=True)
+class DashboardResult:
+    """What was made.
+
+    Args:
+        path: the gallery's folder; open ``index.html`` in it.
+        n_features: features in the gallery.
+        n_studies: studies in the gallery.
+        n_private: studies that count in the numbers and are not shown.
+        pages: features that have sae-dashboard's page.
+        neuronpedia: files to upload.
+    """
+
+    path: Path
+    n_features: int
+    n_studies: int
+    n_private: int
+    pages: list[int] = field(default_factory=list)
+    neuronpedia: list[Path] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """One line for people."""
+        hidden = f", {self.n_private} private studies not shown" if self.n_private else ""
+        uploads = f", {len(self.neuronpedia)} files for Neuronpedia" if self.neuronpedia else ""
+        return (
+            f"{self.n_features} features, {self.n_studies} studies{hidden}, {len(self.pages)} sae-dashboard pages"
+            f"{uploads}; open {self.path / 'index.html'}"
+        )
+
+
+def make_dashboards(
+    sae: Any,
+    model: HookedMaira2,
+    path: Path,
+    settings: DashboardSettings | None = None,
+    *,
+    cache: ActivationCache | None = None,
+    interpretations: Sequence[Interpretation] = (),
+    origin: Origin | None = None,
+    show_progress: bool = True,
+) -> DashboardResult:
+    """Make the gallery of an SAE, sae-dashboard's pages of some features, and Neuronpedia's files.
+
+    Args:
+        sae: as SAE-Lens loads it; it is left as it is.
+        model: that the SAE was trained on, knowing the studies that are to be shown.
+        path: the gallery's folder; one that holds a gallery is replaced.
+        settings: what to make.
+        cache: activations of the model's studies; the model does not run then.
+        interpretations: of features.
+        origin: where `sae-lens-maira view` finds all this again, to make further pages.
+        show_progress: whether to show progress bars.
+
+    Raises:
+        DashboardError: the folder holds something else, or there is nothing to show.
+        SaeMismatch: the SAE belongs to another model.
+    """
+    settings = settings or DashboardSettings()
+    check_sae_fits(sae, model)
+    check_replaceable(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        scratch, made = Path(folder) / "scratch", Path(folder) / "gallery"
+        made.mkdir()
+        result = _make(sae, model, path, settings, cache, interpretations, scratch, made, show_progress)
+        if origin is not None:
+            origin.write(made)
+        if path.exists():
+            path.rename(Path(folder) / "replaced")
+        made.rename(path)
+    return result
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse a folder that holds something other than a gallery.
+
+    Raises:
+        DashboardError: it does.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / INDEX).is_file()):
+        raise DashboardError(f"'{path}' holds something that is no gallery; choose another folder.")
+
+
+def subject_of(
+    sae: Any,
+    model: HookedMaira2,
+    scratch: Path,
+    settings: DashboardSettings,
+    cache: ActivationCache | None = None,
+    show_progress: bool = True,
+) -> Subject:
+    """Record the chosen studies, from a cache or with one run of the model.
+
+    Raises:
+        DashboardError: the SAE does not say where it reads.
+        CacheError: the cache was made with something else, or lacks that place.
+    """
+    hook_name = sae.cfg.metadata.hook_name
+    if not hook_name:
+        raise DashboardError("The SAE's metadata has no hook_name, so it is unknown where it reads.")
+    if cache is None:
+        context_size = sae.cfg.metadata.context_size or model.cfg.n_ctx
+        rows = model.rows(context_size, show_progress=show_progress)
+        recording = record(
+            model,
+            rows,
+            hook_name,
+            scratch / "recording",
+            n_studies=settings.n_studies,
+            batch_size=settings.batch_size,
+            show_progress=show_progress,
+        )
+        return Subject(sae, model, recording, hook_name)
+    check_cache_fits(cache.path, cache.identity, model)
+    n_studies = min(settings.n_studies or len(model.reader.studies), len(model.reader.studies))
+    return Subject(sae, model, Recording(list(cache.blocks(hook_name)), n_studies), hook_name)
+
+
+def _make(
+    sae: Any,
+    model: HookedMaira2,
+    path: Path,
+    settings: DashboardSettings,
+    cache: ActivationCache | None,
+    interpretations: Sequence[Interpretation],
+    scratch: Path,
+    made: Path,
+    show_progress: bool,
+) -> DashboardResult:
+    studies = model.reader.studies
+    n_chosen = min(settings.n_studies or len(studies), len(studies))
+    with ImageWriter(made, settings.image_size) as images:
+        known = [studies[index] for index in range(n_chosen)]
+        for index, study in enumerate(known):
+            if study.shareable or settings.include_private:
+                images.add(index, study)
+        subject = subject_of(sae, model, scratch, settings, cache, show_progress)
+        recording = subject.recording
+        own = [known[index] for index in recording.studies]
+        shareable = np.array([study.shareable for study in own])
+        shown = shareable | settings.include_private
+        labels = [study.labels for study in own]
+        table = compute_table(
+            subject, labels, shown, scratch, n_examples=settings.n_examples, show_progress=show_progress
+        )
+        write_static(made)
+        text = gallery_text(settings, subject, shareable)
+        pages = settings.page_list(table.n_features, table.strongest_features(table.n_features)) if shown.any() else []
+        write_index(made, subject, table, text, pages, interpretations, shown)
+        write_features(made, subject, table, show_progress=show_progress)
+        write_studies(made, subject, table, known, images, shown, show_progress=show_progress)
+    if pages:
+        shown_subject = Subject(sae, model, recording.only(shown), subject.hook_name)
+        write_pages(shown_subject, pages, made / "pages", banner=page_banner(text), show_progress=show_progress)
+    uploads = _neuronpedia(subject, settings, pages, shareable, made, show_progress) if settings.neuronpedia else []
+    return DashboardResult(
+        path=path,
+        n_features=table.n_features,
+        n_studies=int(shown.sum()),
+        n_private=int((~shown).sum()),
+        pages=pages,
+        neuronpedia=[path / "neuronpedia" / file.name for file in uploads],
+    )
+
+
+def gallery_text(settings: DashboardSettings, subject: Subject, shareable: np.ndarray) -> GalleryText:
+    """What the gallery says of itself, and of the studies that it leaves out or must not leave the machine."""
+    n_private = int((~shareable).sum())
+    metadata = subject.sae.cfg.metadata
+    facts = {
+        "Model": str(metadata.model_name or subject.model.cfg.model_name),
+        "Read at": subject.hook_name,
+        "SAE": f"{metadata.get('training_architecture') or subject.sae.cfg.architecture()}, "
+        f"{subject.sae.cfg.d_sae} features of {subject.sae.cfg.d_in} dimensions",
+        "Shown": f"{subject.recording.n_tokens:,} tokens of {subject.recording.n_studies:,} studies",
+    }
+    banner = note = ""
+    if n_private and settings.include_private:
+        banner = f"Private: {n_private} studies shown here may not leave this machine. Do not share these pages."
+    elif n_private:
+        note = (
+            f"{n_private} of {len(shareable)} studies are private: they count in the numbers, and their text and "
+            "images are left out. Standard pages are made from the other studies alone."
+        )
+    return GalleryText(settings.title, facts, banner, note)
+
+
+def page_banner(text: GalleryText) -> str:
+    """The line above sae-dashboard's pages."""
+    return text.banner or text.note
+
+
+def _neuronpedia(
+    subject: Subject,
+    settings: DashboardSettings,
+    features: Sequence[int],
+    shareable: np.ndarray,
+    made: Path,
+    show_progress: bool,
+) -> list[Path]:
+    """From shareable studies alone, whatever the gallery shows."""
+    if not shareable.any():
+        logger.warning("No study is shareable, so nothing was written for Neuronpedia.")
+        return []
+    public = Subject(subject.sae, subject.model, subject.recording.only(shareable), subject.hook_name)
+    dataset = subject.sae.cfg.metadata.get("dataset_path") or ""
+    return write_neuronpedia(
+        public,
+        features,
+        made / "neuronpedia",
+        sae_set=settings.sae_set,
+        model_id=str(subject.model.cfg.model_name),
+        dataset=str(dataset),
+        show_progress=show_progress,
+    )

@@ -1,0 +1,85 @@
+"""A standard page for a feature that has none yet, while the gallery is being looked at."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from sae_lens_maira.dashboard.data_files import INDEX, put, read
+from sae_lens_maira.dashboard.make import DashboardSettings, subject_of
+from sae_lens_maira.dashboard.origin import Origin
+from sae_lens_maira.dashboard.pages import Subject, page_name, write_pages
+
+logger = logging.getLogger(__name__)
+
+
+class PageMaker:
+    """Makes pages into a gallery's folder, one at a time; model and activations are loaded for the first one.
+
+    Args:
+        folder: of the gallery.
+        origin: what it was made from.
+    """
+
+    def __init__(self, folder: Path, origin: Origin) -> None:
+        self._folder, self._origin = folder, origin
+        self._lock = threading.Lock()
+        self._subject: Subject | None = None
+        self._scratch = tempfile.TemporaryDirectory(prefix="sae-lens-maira-view-")
+
+    def close(self) -> None:
+        """Remove the recording."""
+        self._scratch.cleanup()
+
+    def page(self, feature: int) -> Path:
+        """The page of a feature, made if there is none.
+
+        Raises:
+            LookupError: there is no such feature.
+            ValueError: SAE, model, cache or studies do not fit any more.
+            OSError: they cannot be read.
+            ImportError: sae-dashboard is not installed.
+        """
+        with self._lock:
+            path = self._folder / "pages" / page_name(feature)
+            if path.is_file():
+                return path
+            index = read(self._folder / INDEX)
+            if not 0 <= feature < index["nFeatures"]:
+                raise LookupError(f"There is no feature {feature}.")
+            part, place = divmod(feature, index["featuresAFile"])
+            details = read(self._folder / "data" / "features" / f"{part}.js")[place]
+            self._subject = self._subject or self._load()
+            among = [other for other, *_ in details["together"]]
+            banner = index["banner"] or index["note"]
+            write_pages(self._subject, [feature], path.parent, banner=banner, among=among, show_progress=False)
+            put(self._folder / INDEX, "index", {**index, "pages": sorted([*index["pages"], feature])})
+            return path
+
+    def _load(self) -> Subject:
+        from sae_lens import SAE
+
+        from sae_lens_maira.identity import check_sae_fits
+        from sae_lens_maira.training.config import TrainConfig
+        from sae_lens_maira.training.run import load_model, load_studies
+
+        logger.info("Loading '%s' and its model.", self._origin.sae)
+        sae = SAE.load_from_disk(self._origin.sae)
+        config = TrainConfig.from_dict(self._origin.config)
+        settings = DashboardSettings(**self._origin.settings)
+        model = load_model(config, load_studies(config.source))
+        check_sae_fits(sae, model)
+        cache = None
+        if self._origin.cache is not None:
+            from sae_lens_maira.activations import ActivationCache
+
+            cache = ActivationCache.open(Path(self._origin.cache))
+        subject = subject_of(sae, model, Path(self._scratch.name), settings, cache)
+        if settings.include_private:
+            return subject
+        shareable = np.array([model.reader.studies[index].shareable for index in subject.recording.studies])
+        return Subject(sae, model, subject.recording.only(shareable), subject.hook_name)

@@ -1,0 +1,55 @@
+"""What a gallery was made from, so that `view` can make further pages: ``.dashboard.json`` in its folder.
+
+It names local paths, is not served, and may be deleted before the folder is shared.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+ORIGIN = ".dashboard.json"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The arguments of `sae-lens-maira dashboard`.
+
+    Args:
+        sae: the SAE's folder, as it was given.
+        config: of the training run, with the model and the studies.
+        settings: of the dashboards.
+        cache: folder of activations; None where the model ran.
+    """
+
+    sae: str
+    config: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    cache: str | None = None
+
+    def write(self, folder: Path) -> None:
+        """Keep this beside a gallery."""
+        unfinished = folder / f"{ORIGIN}.tmp"
+        unfinished.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        unfinished.replace(folder / ORIGIN)
+
+    @classmethod
+    def read(cls, folder: Path) -> Origin | None:
+        """What a gallery was made from, None if it does not say.
+
+        Raises:
+            ValueError: the file is not one of ours.
+        """
+        path = folder / ORIGIN
+        if not path.is_file():
+            return None
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            unknown = set(values) - {entry.name for entry in fields(cls)}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"'{path}' cannot be read ({error}); delete it.") from error
+        if unknown or "sae" not in values:
+            raise ValueError(f"'{path}' was written by another version; delete it, or make the gallery again.")
+        return cls(**values)

@@ -1,0 +1,188 @@
+"""`sae-lens-maira view`: serves a gallery on the loopback interface, and makes pages that it lacks.
+
+Only files of the gallery's folder are served, only to this machine, and only under a name of it: a web page elsewhere
+that points its own name at this machine (DNS rebinding) is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import html
+import logging
+import re
+import urllib.parse
+import webbrowser
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sae_lens_maira.dashboard.data_files import INDEX, SERVING, script
+from sae_lens_maira.dashboard.origin import Origin
+
+if TYPE_CHECKING:
+    from sae_lens_maira.dashboard.on_demand import PageMaker
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+DEFAULT_PORT = 8750
+_NAMES = ("127.0.0.1", "localhost", "[::1]")
+_PAGE = re.compile(r"/pages/feature_(\d{1,9})\.html")
+
+
+class ViewError(ValueError):
+    """A gallery cannot be served; the message says why and what to do."""
+
+
+class GalleryServer(ThreadingHTTPServer):
+    """A gallery on the loopback interface.
+
+    Args:
+        folder: of the gallery.
+        port: to listen at; 0 for any that is free.
+
+    Raises:
+        ViewError: the folder holds no gallery, or the port is taken.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = False
+
+    def __init__(self, folder: Path, port: int = DEFAULT_PORT) -> None:
+        if not folder.is_dir():
+            raise ViewError(f"There is no folder '{folder}'; make it with sae-lens-maira dashboard SAE --out {folder}.")
+        if not (folder / INDEX).is_file():
+            raise ViewError(f"'{folder}' holds no gallery; make one with sae-lens-maira dashboard SAE --out FOLDER.")
+        self.folder = folder.resolve()
+        origin = Origin.read(self.folder)
+        self.maker = self._maker(origin)
+        self.missing = (
+            "the gallery does not say what it was made from"
+            if origin is None
+            else f"the SAE's folder '{origin.sae}' is not here"
+        )
+        try:
+            super().__init__((HOST, port), _Handler)
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                raise ViewError(f"Port {port} is taken or not allowed; choose another one with --port.") from error
+            raise
+
+    def _maker(self, origin: Origin | None) -> PageMaker | None:
+        if origin is None or not Path(origin.sae).is_dir():
+            return None
+        from sae_lens_maira.dashboard.on_demand import PageMaker
+
+        return PageMaker(self.folder, origin)
+
+    @property
+    def address(self) -> str:
+        """Where a browser finds it."""
+        return f"http://{HOST}:{self.server_port}/"
+
+    def server_close(self) -> None:
+        super().server_close()
+        if self.maker is not None:
+            self.maker.close()
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    server: Any
+    extensions_map = {  # noqa: RUF012 (the base class's own attribute)
+        "": "application/octet-stream",
+        ".html": "text/html; charset=utf-8",
+        ".js": "text/javascript; charset=utf-8",
+        ".css": "text/css; charset=utf-8",
+        ".webp": "image/webp",
+        ".json": "application/json",
+    }
+
+    def __init__(self, request: Any, client_address: Any, server: GalleryServer) -> None:
+        super().__init__(request, client_address, server, directory=str(server.folder))
+
+    def do_GET(self) -> None:
+        if self._is_allowed() and not self._is_made():
+            super().do_GET()
+
+    def do_HEAD(self) -> None:
+        if self._is_allowed():
+            super().do_HEAD()
+
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        super().end_headers()
+
+    def list_directory(self, path: Any) -> None:
+        self.send_error(HTTPStatus.NOT_FOUND)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        logger.debug(format, *args)
+
+    def _is_allowed(self) -> bool:
+        """Answer requests for other hosts, and for anything that is no file of the gallery."""
+        host = self.headers.get("Host", "")
+        if re.sub(r":\d+$", "", host).lower() not in _NAMES:
+            self.send_error(HTTPStatus.FORBIDDEN, "Only names of this machine are served")
+            return False
+        path = Path(self.translate_path(self.path)).resolve()
+        inside = path == self.server.folder or self.server.folder in path.parents
+        if not inside or any(part.startswith(".") for part in path.relative_to(self.server.folder).parts):
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return False
+        return True
+
+    def _is_made(self) -> bool:
+        """Answer what is no file: whether pages are made, and pages that are not made yet."""
+        path = urllib.parse.urlsplit(self.path).path
+        if path == f"/{SERVING}":
+            self._send(HTTPStatus.OK, "text/javascript", script("serving", self.server.maker is not None))
+            return True
+        wanted = _PAGE.fullmatch(path)
+        if wanted is None or (self.server.folder / path[1:]).is_file():
+            return False
+        if self.server.maker is None:
+            self._explain(
+                HTTPStatus.NOT_FOUND,
+                f"There is no page of feature {wanted[1]} yet, and it cannot be made because {self.server.missing}. "
+                f"Make it with: sae-lens-maira dashboard SAE --out {self.server.folder} --pages {wanted[1]},",
+            )
+            return True
+        try:
+            self.server.maker.page(int(wanted[1]))
+        except (LookupError, ValueError, OSError, ImportError, RuntimeError) as error:
+            logger.warning("The page of feature %s could not be made: %s", wanted[1], error)
+            self._explain(HTTPStatus.NOT_FOUND, f"The page could not be made: {error}")
+            return True
+        return False
+
+    def _explain(self, status: HTTPStatus, text: str) -> None:
+        page = f"<!doctype html><meta charset=utf-8><title>No page</title><p>{html.escape(text)}</p>\n"
+        self._send(status, "text/html", page)
+
+    def _send(self, status: HTTPStatus, kind: str, text: str) -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def view(folder: Path, port: int = DEFAULT_PORT, open_browser: bool = True) -> None:
+    """Serve a gallery until Ctrl-C.
+
+    Raises:
+        ViewError: the folder holds no gallery, or the port is taken.
+    """
+    with GalleryServer(folder, port) as server:
+        logger.info("%s (Ctrl-C ends it)", server.address)
+        if open_browser:
+            webbrowser.open(server.address)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            logger.info("Ended.")
