@@ -9,6 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sae_lens_maira.activations.command import add_cache
+from sae_lens_maira.cli_dashboards import add_dashboard, add_view
+from sae_lens_maira.cli_studies import add_studies
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; errors that a user can mend are one sentence on stderr and exit status 2."""
@@ -16,10 +20,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_report(verbs)
     _add_train(verbs)
+    add_cache(verbs)
     _add_import(verbs)
     _add_push(verbs)
+    add_studies(verbs)
+    add_dashboard(verbs)
+    add_view(verbs)
     options, remaining = parser.parse_known_args(arguments)
-    if remaining and options.verb != "train":
+    if remaining and options.verb not in ("train", "cache", "dashboard"):
         parser.error(f"unrecognized arguments: {' '.join(remaining)}")
     options.overrides = remaining
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -28,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         sys.stderr.write(f"sae-lens-maira: {error}\n")
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("sae-lens-maira: interrupted; train goes on with --resume\n")
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"sae-lens-maira: {error}\n" if str(error) else "sae-lens-maira: interrupted\n")
         return 130
     return 0
 

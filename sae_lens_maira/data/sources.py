@@ -25,6 +25,7 @@ from typing_extensions import assert_never
 from sae_lens_maira.data.study import Study
 
 Kind = Literal["phantom", "manifest", "openi", "mimic_cxr"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 MissingImages = Literal["skip", "phantom"]
 MissingFindings = Literal["skip", "substitute"]
 LabelTable = Literal["chexpert", "negbio"]

@@ -42,7 +42,7 @@ def contact_sheet(studies: Iterable[Study], *, columns: int = 3, image_side: int
 
 
 def _draw_images(sheet: Image, draw: ImageDraw, study: Study, left: int, top: int, side: int) -> None:
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     views = {"frontal": study.frontal, "lateral": study.lateral, "prior frontal": study.prior_frontal}
     for column, (name, image) in enumerate(views.items()):
@@ -50,5 +50,5 @@ def _draw_images(sheet: Image, draw: ImageDraw, study: Study, left: int, top: in
         if image is None:
             draw.rectangle((*corner, corner[0] + side - 1, corner[1] + side - 1), outline=45)
         else:
-            sheet.paste(image.open().convert("L").resize((side, side), Image.Resampling.BICUBIC), corner)
+            sheet.paste(ImageOps.pad(image.open().convert("L"), (side, side), Image.Resampling.BICUBIC), corner)
         draw.text((corner[0], top + side), name if image is not None else f"no {name}", _FAINT)

@@ -6,6 +6,7 @@ import pickle
 import tarfile
 import textwrap
 from collections import Counter
+from typing import Literal
 from xml.etree import ElementTree
 
 import numpy as np
@@ -73,7 +74,7 @@ def add_images(folder, *names):
         Image.fromarray(np.full((4, 4), value, np.uint8)).save(folder / f"{name}.png")
 
 
-def write_archive(path, files, mode="w:gz"):
+def write_archive(path, files, mode: Literal["w", "w:gz"] = "w:gz"):
     with tarfile.open(path, mode) as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
