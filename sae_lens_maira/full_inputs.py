@@ -64,6 +64,11 @@ class StudyList(Sequence[Study]):
         """The source's own, as long as nothing was added."""
         return None if self._added else getattr(self._source, "fingerprint", None)
 
+    @property
+    def description(self) -> dict[str, Any] | None:
+        """The source's own, if it has one, as long as nothing was added."""
+        return None if self._added else getattr(self._source, "description", None)
+
     def append(self, study: Study) -> int:
         """Add a study, and return its index."""
         self._added.append(study)

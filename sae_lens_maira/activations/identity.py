@@ -32,8 +32,7 @@ def make_header(model: HookedMaira2, settings: CacheSettings, about: Mapping[str
     described = describe_model(model)
     identity = {
         **_model_identity(model),
-        "source_fingerprint": source_fingerprint(model.reader.studies),
-        "n_studies": len(model.reader.studies),
+        **_source_identity(model),
         "hook_names": list(settings.hook_names),
         "dtype": settings.dtype,
         "context_size": settings.context_size,
@@ -76,7 +75,7 @@ def check_same(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -
     """
     left, right = _flat(theirs), _flat(ours)
     differences = [
-        f"{name} {left.get(name)} in place of {value}" for name, value in right.items() if left.get(name) != value
+        f"{name} ({left.get(name)}, here {value})" for name, value in right.items() if left.get(name) != value
     ]
     if differences:
         raise CacheMismatch(f"The cache '{path}' was made with another {', another '.join(differences)}.")
@@ -88,8 +87,12 @@ def check_cache_fits(path: Path, identity: Mapping[str, Any], model: HookedMaira
     Raises:
         CacheMismatch: naming what differs.
     """
-    studies = {"source_fingerprint": source_fingerprint(model.reader.studies), "n_studies": len(model.reader.studies)}
-    check_same(path, identity, {**_model_identity(model), **studies})
+    check_same(path, identity, {**_model_identity(model), **_source_identity(model)})
+
+
+def _source_identity(model: HookedMaira2) -> dict[str, Any]:
+    studies = model.reader.studies
+    return {"n_studies": len(studies), "source": studies.description or {"content": source_fingerprint(studies)}}
 
 
 def _model_identity(model: HookedMaira2) -> dict[str, Any]:

@@ -12,11 +12,34 @@ from typing import Any, Literal
 import yaml
 
 from sae_lens_maira.data.sources import SourceConfig
+from sae_lens_maira.maira2.prompts import TokenKind
 from sae_lens_maira.rows import TokenPolicy
 
 
 class ConfigError(ValueError):
     """A configuration is wrong; the message names the setting."""
+
+
+@dataclass(frozen=True)
+class ActivationsConfig:
+    """Where activations come from.
+
+    Args:
+        cache: a folder written by ``sae-lens-maira cache``; None runs the model while the SAE trains.
+        kinds: train on these kinds of the cache's tokens only, such as ``[findings]``; None for all.
+        run_length: tokens that are read in one piece and stay in one window of the shuffle; None decides by the size
+            of the cache (see ``activations/order.py``).
+    """
+
+    cache: str | None = None
+    kinds: tuple[str, ...] | None = None
+    run_length: int | None = None
+
+    def __post_init__(self) -> None:
+        known = [kind.name.lower() for kind in TokenKind]
+        check_names(self.kinds or (), known, "activations.kinds ")
+        if self.run_length is not None and self.run_length < 1:
+            raise ConfigError(f"activations.run_length is {self.run_length}; it must be at least 1.")
 
 
 @dataclass(frozen=True)
@@ -35,6 +58,7 @@ class TrainConfig:
         device_map: spreads the model over several devices, as in transformers.
         source: where studies come from.
         policy: which tokens are kept.
+        activations: a cache to read in place of running the model.
         max_norm_multiple: leave out activations whose norm is more than so many times the median (attention sinks).
         shuffle_seed: order of the rows.
         n_eval_batches: batches of held-out rows in the evaluation after training.
@@ -52,6 +76,7 @@ class TrainConfig:
     device_map: str | None = None
     source: SourceConfig = field(default_factory=lambda: SourceConfig(n_studies=2000))
     policy: TokenPolicy = field(default_factory=TokenPolicy)
+    activations: ActivationsConfig = field(default_factory=ActivationsConfig)
     max_norm_multiple: float | None = None
     shuffle_seed: int = 0
     n_eval_batches: int = 16
@@ -82,7 +107,7 @@ class TrainConfig:
         if missing:
             raise ConfigError(f"The configuration lacks {', '.join(missing)}.")
         known = dict(values)
-        for name in ("source", "policy", "sae", "runner", "logger"):
+        for name in ("source", "policy", "activations", "sae", "runner", "logger"):
             if not isinstance(known.get(name, {}), Mapping):
                 raise ConfigError(f"'{name}' must be a group of settings, not '{known[name]}'.")
         if "source" in known:
@@ -91,6 +116,12 @@ class TrainConfig:
         if "policy" in known:
             check_names(known["policy"], (entry.name for entry in fields(TokenPolicy)), "policy.")
             known["policy"] = TokenPolicy.from_dict(known["policy"])
+        if "activations" in known:
+            group = dict(known["activations"])
+            check_names(group, (entry.name for entry in fields(ActivationsConfig)), "activations.")
+            if group.get("kinds") is not None:
+                group["kinds"] = tuple(group["kinds"])
+            known["activations"] = ActivationsConfig(**group)
         return cls(**known)
 
 

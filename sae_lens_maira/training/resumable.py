@@ -13,7 +13,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,9 @@ from sae_lens.constants import RUNNER_CFG_FILENAME
 from sae_lens.training.activations_store import ActivationsStore
 from safetensors.torch import load_file
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from sae_lens_maira.activations.provider import CachedActivations
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,8 @@ class ResumableActivationsStore(ActivationsStore):
     stop_requested: bool = False
     norm_limit: float | None = None
     """Leave out activations with a larger norm."""
+    provider: CachedActivations | None = None
+    """Serve these in place of the model's."""
 
     def seed(self, seed: int) -> None:
         """Start the shuffling's own random numbers."""
@@ -58,6 +63,8 @@ class ResumableActivationsStore(ActivationsStore):
 
         Fill the buffer, permute it, keep a share of it, serve the rest.
         """
+        if self.provider is not None:
+            yield from self.provider
         n_kept = int(self._buffer_size() * self.activations_mixing_fraction)
         loader = self._iterate_filtered_activations()
         while True:
@@ -79,10 +86,12 @@ class ResumableActivationsStore(ActivationsStore):
 
     def __next__(self) -> Float[Tensor, "n_tokens d_in"]:
         if self.stop_requested:
-            raise Interrupted
+            raise Interrupted("interrupted; train goes on with --resume")
         return super().__next__()
 
     def state_dict(self) -> dict[str, Tensor]:
+        if self.provider is not None:
+            return self.provider.state_dict()
         buffers = {"mixing": self._mixing, "serving": self._serving}
         return {
             **super().state_dict(),
@@ -91,8 +100,11 @@ class ResumableActivationsStore(ActivationsStore):
         }
 
     def load(self, file_path: str) -> None:
-        super().load(file_path)
         state = load_file(file_path)
+        if self.provider is not None:
+            self.provider.load_state_dict(state)
+            return
+        super().load(file_path)
         self._generator.set_state(state["generator_state"])
         self._mixing, self._serving = (
             state[name].to(self.device) if name in state else None for name in ("mixing", "serving")
@@ -103,14 +115,28 @@ class ResumableActivationsStore(ActivationsStore):
 
 
 class ResumableRunner(LanguageModelSAETrainingRunner):
-    """SAE-Lens's runner with a :class:`ResumableActivationsStore` and interruptions between steps."""
+    """SAE-Lens's runner with a :class:`ResumableActivationsStore` and interruptions between steps.
 
-    def __init__(self, cfg: Any, override_dataset: Any, override_model: Any, norm_limit: float | None = None) -> None:
+    Args:
+        cfg, override_dataset, override_model: as for SAE-Lens's.
+        norm_limit: leave out activations with a larger norm.
+        provider: cached activations to train on; the model and dataset then only serve SAE-Lens's evaluations.
+    """
+
+    def __init__(
+        self,
+        cfg: Any,
+        override_dataset: Any,
+        override_model: Any,
+        norm_limit: float | None = None,
+        provider: CachedActivations | None = None,
+    ) -> None:
         torch.manual_seed(cfg.seed)  # SAE-Lens initialises the SAE from wherever the random numbers are
         super().__init__(cfg, override_dataset=override_dataset, override_model=override_model)
         store = ResumableActivationsStore.from_config(self.model, cfg, override_dataset=override_dataset)
         assert isinstance(store, ResumableActivationsStore)
         store.norm_limit = norm_limit
+        store.provider = provider
         store.seed(cfg.seed)
         self.activations_store = store
         self.evaluator.activations_store = store
@@ -123,6 +149,13 @@ class ResumableRunner(LanguageModelSAETrainingRunner):
         ]
         store = self.activations_store
         assert isinstance(store, ResumableActivationsStore)
+        if (
+            store.provider is not None
+            and self.sae.cfg.normalize_activations == "expected_average_only_in"
+            and trainer.activation_scaler.scaling_factor is None
+        ):
+            # SAE-Lens would use up batches for an estimate.
+            trainer.activation_scaler.scaling_factor = store.provider.scaling_factor
 
         def stop(_number: int, _frame: Any) -> None:
             if store.stop_requested:

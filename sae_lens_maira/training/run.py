@@ -22,12 +22,15 @@ from sae_lens_maira.data.study import Study
 from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.identity import METADATA_KEY, describe_model
 from sae_lens_maira.norms import measure_norms
+from sae_lens_maira.training.cached import open_cached
 from sae_lens_maira.training.config import ConfigError, TrainConfig, check_names
 from sae_lens_maira.training.evaluate import SaeScores, evaluate_sae
 from sae_lens_maira.training.resumable import ResumableRunner, latest_checkpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from sae_lens_maira.activations.settings import CacheConfig
 
 logger = logging.getLogger(__name__)
 
@@ -94,24 +97,19 @@ def train(
         scores = SaeScores(**json.loads((path / "scores.json").read_text(encoding="utf-8")))
         return TrainingResult(SAE.load_from_disk(path, device=_device(config)), path, scores)
     model = load_model(config, studies if studies is not None else load_studies(config.source))
-    rows = model.rows(config.context_size)
-    logger.info("Rows: %s", rows.describe())
-    dataset = rows.dataset.select_columns(["tokens"])
-    n_held_out = min(config.source.n_held_out, len(dataset) // 2)
-    held_out = dataset.select(range(len(dataset) - n_held_out, len(dataset)))
-    dataset = dataset.select(range(len(dataset) - n_held_out)).shuffle(seed=config.shuffle_seed)
-
-    norms = measure_norms(model, rows, [config.hook_name])[config.hook_name]
-    logger.info("Norms at %s", norms.describe())
-    norm_limit = None if config.max_norm_multiple is None else config.max_norm_multiple * norms.median
-
     runner_config = to_runner_config(config, model, path)
+    provider, norm_limit = None, None
+    if config.activations.cache is None:
+        dataset, held_out, norm_limit = _live_data(config, model)
+    else:
+        provider, held_out = open_cached(config, model, runner_config)
+        dataset = held_out
     checkpoint = latest_checkpoint(path / "checkpoints") if resume else None
     if checkpoint is not None:
         logger.info("Resuming from '%s'.", checkpoint)
         runner_config.resume_from_checkpoint = str(checkpoint)
     with _without_misleading_warnings():
-        runner = ResumableRunner(runner_config, dataset, model, norm_limit)
+        runner = ResumableRunner(runner_config, dataset, model, norm_limit, provider)
         setattr(runner.sae.cfg.metadata, METADATA_KEY, describe_model(model))
         runner.run()
     sae = SAE.load_from_disk(path, device=runner_config.device)
@@ -119,6 +117,19 @@ def train(
     _write_text(path / "scores.json", json.dumps(scores.to_dict(), indent=1))
     logger.info("Held-out studies: %s", scores.describe())
     return TrainingResult(sae, path, scores)
+
+
+def _live_data(config: TrainConfig, model: HookedMaira2) -> tuple[Dataset, Dataset, float | None]:
+    """Rows to train on, rows held out, and the norm above which activations are left out."""
+    rows = model.rows(config.context_size)
+    logger.info("Rows: %s", rows.describe())
+    dataset = rows.dataset.select_columns(["tokens"])
+    n_held_out = min(config.source.n_held_out, len(dataset) // 2)
+    held_out = dataset.select(range(len(dataset) - n_held_out, len(dataset)))
+    dataset = dataset.select(range(len(dataset) - n_held_out)).shuffle(seed=config.shuffle_seed)
+    norms = measure_norms(model, rows, [config.hook_name])[config.hook_name]
+    logger.info("Norms at %s", norms.describe())
+    return dataset, held_out, None if config.max_norm_multiple is None else config.max_norm_multiple * norms.median
 
 
 def load_studies(source: SourceConfig) -> Sequence[Study]:
@@ -130,7 +141,7 @@ def load_studies(source: SourceConfig) -> Sequence[Study]:
     return open_source(source)
 
 
-def load_model(config: TrainConfig, studies: Sequence[Study]) -> HookedMaira2:
+def load_model(config: TrainConfig | CacheConfig, studies: Sequence[Study]) -> HookedMaira2:
     """The model that a configuration names, with its studies and token policy."""
     placement: dict[str, Any] = {"device_map": config.device_map or {"": _device(config)}}
     if config.revision is not None:
@@ -252,7 +263,7 @@ def _prepare_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite:
     _write_text(written, yaml.safe_dump(config.to_dict(), sort_keys=False))
 
 
-def _device(config: TrainConfig) -> str:
+def _device(config: TrainConfig | CacheConfig) -> str:
     if config.device != "auto":
         return config.device
     return "cuda" if torch.cuda.is_available() else "cpu"

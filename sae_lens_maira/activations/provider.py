@@ -1,0 +1,301 @@
+"""Batches of cached activations for SAE-Lens's trainers.
+
+1. A :class:`TokenSelection` says which tokens take part; their numbers are kept, 4 bytes a token.
+2. :class:`~sae_lens_maira.activations.order.GlobalShuffle` says which come next. Batches are consecutive pieces of the
+   epochs' orders; one that reaches the end of an epoch goes on with the next, so every token comes once an epoch.
+3. A batch is gathered from the memory maps in storage order: within a batch order means nothing to training, and
+   reading upwards is faster.
+
+The place in the data is an epoch and a number, so saving and restoring it costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae_lens_maira.activations.format import NORMS_PREFIX, CacheError
+from sae_lens_maira.activations.order import GlobalShuffle
+from sae_lens_maira.activations.read import ActivationCache, MappedUnit
+from sae_lens_maira.maira2.prompts import TokenKind
+
+RUNS_ABOVE_BYTES = 16 << 30
+"""Larger caches are read in runs of ``RUN_BYTES``; a uniformly random order would read each page many times over."""
+RUN_BYTES = 256 << 10
+WINDOW_BYTES = 1 << 30
+_PIECE_BYTES = 512 << 10
+
+
+class DataExhausted(ValueError):
+    """No token is left by a selection; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class TokenSelection:
+    """Which tokens of a cache take part.
+
+    Args:
+        kinds: kinds of tokens; None for all.
+        n_studies: studies at the start of the source; None for all.
+        context_size: positions before this one; None for all.
+        study_token: whether the study token takes part, which stands for the frontal image.
+        max_norm_multiple: leave out tokens whose norm is more than so many times the median at any of the hook points.
+    """
+
+    kinds: tuple[TokenKind, ...] | None = None
+    n_studies: int | None = None
+    context_size: int | None = None
+    study_token: bool = True
+    max_norm_multiple: float | None = None
+
+    def of(self, unit: MappedUnit) -> Bool[np.ndarray, " n_tokens"]:
+        """Which tokens of a unit take part, before norms are looked at."""
+        position = unit.tensor("position").numpy()
+        selected = np.ones(len(position), dtype=bool)
+        if self.kinds is not None:
+            selected &= np.isin(unit.tensor("kind").numpy(), [int(kind) for kind in self.kinds])
+        if self.n_studies is not None:
+            selected &= unit.tensor("study_index").numpy() < self.n_studies
+        if self.context_size is not None:
+            selected &= position < self.context_size
+        if not self.study_token:
+            selected &= position > 0
+        return selected
+
+
+class _CachedTokens:
+    """The selected tokens of a cache, their order, and gathering of batches."""
+
+    def __init__(
+        self,
+        cache: ActivationCache,
+        hook_names: Sequence[str],
+        *,
+        batch_size: int,
+        selection: TokenSelection | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        run_length: int | None = None,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+        for name in hook_names:
+            cache.check_hook_name(name)
+        self.batch_size, self.dtype, self.device, self.d_in = batch_size, dtype, torch.device(device), cache.d_in
+        self._units = list(cache.units())
+        self._starts = np.cumsum([0, *(unit.contents.n_tokens for unit in self._units)])
+        self._tensors = {name: [unit.tensor(name) for unit in self._units] for name in hook_names}
+        self._tokens, norms = self._select(cache, hook_names, selection or TokenSelection())
+        self.mean_norms: dict[str, float] = {name: float(norms[name].mean(dtype=np.float64)) for name in hook_names}
+        row_bytes = cache.d_in * cache.dtype.itemsize
+        if run_length is None:
+            n_bytes = len(self._tokens) * row_bytes * len(hook_names)
+            run_length = 1 if n_bytes <= RUNS_ABOVE_BYTES else max(RUN_BYTES // row_bytes, 1)
+        self.order = GlobalShuffle(len(self._tokens), seed, run_length, max(window_bytes // row_bytes, 1))
+        self.epoch = 0
+        self.place = 0
+        """Tokens of this epoch that were served."""
+        self._row_bytes = row_bytes
+        self._staging = torch.empty(max(_PIECE_BYTES // row_bytes, 1), cache.d_in, dtype=cache.dtype)
+        self._asked_for: tuple[int, int] | None = None
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead") if run_length > 1 else None
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of an epoch."""
+        return len(self._tokens)
+
+    def _select(
+        self, cache: ActivationCache, hook_names: Sequence[str], selection: TokenSelection
+    ) -> tuple[Int[np.ndarray, " n_tokens"], dict[str, np.ndarray]]:
+        kind = np.uint32 if self._starts[-1] < 2**32 else np.uint64
+        tokens: list[np.ndarray] = []
+        norms: dict[str, list[np.ndarray]] = {name: [] for name in hook_names}
+        for unit, start in zip(self._units, self._starts, strict=False):
+            selected = np.flatnonzero(selection.of(unit))
+            tokens.append((selected + start).astype(kind))
+            for name in hook_names:
+                norms[name].append(unit.tensor(NORMS_PREFIX + name).numpy()[selected])
+        chosen = np.concatenate(tokens) if tokens else np.empty(0, dtype=kind)
+        of_hooks = {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in norms.items()}
+        if selection.max_norm_multiple is not None and len(chosen):
+            near = np.ones(len(chosen), dtype=bool)
+            for values in of_hooks.values():
+                near &= values <= selection.max_norm_multiple * np.median(values)
+            chosen, of_hooks = chosen[near], {name: values[near] for name, values in of_hooks.items()}
+        if not len(chosen):
+            raise DataExhausted(f"No token of the cache '{cache.path}' is left by {selection}; widen the selection.")
+        return chosen, of_hooks
+
+    def next_tokens(self) -> Int[np.ndarray, " batch"]:
+        """Numbers of the tokens of the next batch in the cache's storage order, ascending; moves on."""
+        wanted, pieces = self.batch_size, []
+        while wanted:
+            stop = min(self.place + wanted, self.n_tokens)
+            self._read_ahead()
+            pieces.append(self.order.take(self.epoch, self.place, stop))
+            wanted -= stop - self.place
+            self.place = stop
+            if stop == self.n_tokens:
+                self.epoch, self.place = self.epoch + 1, 0
+        return np.sort(self._tokens[np.concatenate(pieces)]).astype(np.int64)
+
+    def gather(self, hook_name: str, tokens: Int[np.ndarray, " batch"]) -> Float[Tensor, "batch d_in"]:
+        """Activations at one hook point.
+
+        Args:
+            hook_name: one of those that were asked for.
+            tokens: numbers in the cache's storage order, ascending.
+        """
+        found = torch.empty(len(tokens), self.d_in, dtype=self.dtype)
+        edges = np.searchsorted(tokens, self._starts)
+        rows = torch.from_numpy(tokens - np.repeat(self._starts[:-1], np.diff(edges)))
+        for values, first, last in zip(self._tensors[hook_name], edges.tolist(), edges[1:].tolist(), strict=False):
+            # Pieces stay in the processor's cache until they are converted.
+            for start in range(first, last, len(self._staging)):
+                stop = min(start + len(self._staging), last)
+                target = self._staging[: stop - start] if self._staging.dtype != self.dtype else found[start:stop]
+                torch.index_select(values, 0, rows[start:stop], out=target)
+                if target.dtype != self.dtype:
+                    found[start:stop].copy_(target)
+        return found.to(self.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The place in the data, and what tells whether another provider has the same order."""
+        values = {
+            "epoch": self.epoch,
+            "place": self.place,
+            "n_tokens": self.n_tokens,
+            "order": self.order.checksum(self.epoch),
+        }
+        return {f"cached_activations.{name}": torch.tensor(value) for name, value in values.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a saved place.
+
+        Raises:
+            CacheError: the state is of other tokens or another order.
+        """
+        try:
+            epoch, place, n_tokens, order = (
+                int(state[f"cached_activations.{name}"]) for name in ("epoch", "place", "n_tokens", "order")
+            )
+        except KeyError:
+            raise CacheError("The checkpoint is of a run without cached activations; start anew to use them.") from None
+        if n_tokens != self.n_tokens or order != self.order.checksum(epoch):
+            raise CacheError(
+                "The checkpoint is of a run with other cached tokens, or with another seed or run length; go on with "
+                "the settings it was made with."
+            )
+        self.epoch, self.place = epoch, place
+
+    def _read_ahead(self) -> None:
+        """Ask the operating system for this window and the next."""
+        if self._reader is None:
+            return
+        now = (self.epoch, self.order.window_at(self.epoch, self.place))
+        if now == self._asked_for:
+            return
+        first = self._asked_for is None
+        self._asked_for = now
+        for window in (now[1], now[1] + 1) if first else (now[1] + 1,):
+            self._reader.submit(self._ask_for, self.order.runs_of(self.epoch, window))
+
+    def _ask_for(self, runs: Sequence[range]) -> None:
+        if not hasattr(os, "posix_fadvise"):
+            return
+        by_unit: dict[int, list[range]] = {}
+        for run in runs:
+            first, last = int(self._tokens[run.start]), int(self._tokens[run.stop - 1])
+            for unit in range(*(np.searchsorted(self._starts, [first, last], side="right") - [1, 0])):
+                start = self._starts[unit]
+                by_unit.setdefault(unit, []).append(
+                    range(max(first - start, 0), min(last + 1, self._starts[unit + 1]) - start)
+                )
+        for unit, ranges in by_unit.items():
+            descriptor = os.open(self._units[unit].path, os.O_RDONLY)
+            try:
+                for name in self._tensors:
+                    offset = self._units[unit].offset(name)
+                    for rows in ranges:
+                        os.posix_fadvise(
+                            descriptor,
+                            offset + int(rows.start) * self._row_bytes,
+                            len(rows) * self._row_bytes,
+                            os.POSIX_FADV_WILLNEED,
+                        )
+            finally:
+                os.close(descriptor)
+
+
+class CachedActivations(_CachedTokens, Iterator[Tensor]):
+    """An endless stream of batches of shape (batch_size, d_in): a data provider for SAE-Lens's ``SAETrainer``.
+
+    Args:
+        cache: a whole cache.
+        hook_name: one of its hook points.
+        batch_size: tokens a batch.
+        selection: which tokens take part; all if None.
+        seed: of the order.
+        dtype, device: of the batches.
+        run_length, window_bytes: see :mod:`~sae_lens_maira.activations.order`; by default the order is uniformly random
+            up to 16 GiB, and made of runs of 256 KiB above.
+
+    Raises:
+        CacheError: there is no such hook point, or the cache is damaged.
+        DataExhausted: the selection leaves nothing.
+    """
+
+    def __init__(
+        self,
+        cache: ActivationCache,
+        hook_name: str,
+        *,
+        batch_size: int,
+        selection: TokenSelection | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        run_length: int | None = None,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> None:
+        super().__init__(
+            cache,
+            [hook_name],
+            batch_size=batch_size,
+            selection=selection,
+            seed=seed,
+            dtype=dtype,
+            device=device,
+            run_length=run_length,
+            window_bytes=window_bytes,
+        )
+        self.hook_name = hook_name
+
+    @property
+    def scaling_factor(self) -> float:
+        """What SAE-Lens's ``expected_average_only_in`` estimates from batches, exactly and without using any up."""
+        return self.d_in**0.5 / self.mean_norms[self.hook_name]
+
+    def __next__(self) -> Float[Tensor, "batch d_in"]:
+        return self.gather(self.hook_name, self.next_tokens())
+
+
+class CachedMultiHookActivations(_CachedTokens, Iterator[dict[str, Tensor]]):
+    """The same tokens at several hook points: a data provider for SAE-Lens's ``MultiSAETrainer``.
+
+    Arguments and errors are those of :class:`CachedActivations`, with ``hook_names`` in place of ``hook_name``.
+    """
+
+    def __next__(self) -> dict[str, Tensor]:
+        tokens = self.next_tokens()
+        return {name: self.gather(name, tokens) for name in self._tensors}

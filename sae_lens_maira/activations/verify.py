@@ -1,0 +1,90 @@
+"""Checks of a cache: every byte of every unit against its checksum, and everything else against the units."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from sae_lens_maira.activations.format import (
+    MANIFEST_NAME,
+    SKIPPED_NAME,
+    CacheError,
+    UnitRecord,
+    hash_file,
+    identity_hash,
+    read_contents,
+    read_json,
+    read_record,
+    record_path,
+    unit_path,
+)
+from sae_lens_maira.activations.identity import read_header
+from sae_lens_maira.activations.whole import count_units, make_manifest, read_skipped
+
+
+def verify_cache(path: Path, *, show_progress: bool = True) -> list[str]:
+    """Read a cache through.
+
+    Args:
+        path: its folder; it may be unfinished, then only the units that are done are read.
+        show_progress: whether to show a progress bar.
+
+    Returns:
+        one sentence for each file that is not as it was written.
+
+    Raises:
+        FileNotFoundError: there is no cache.
+        CacheError: its header is damaged.
+    """
+    identity = read_header(path)["identity"]
+    units = range(count_units(identity))
+    problems: list[str] = []
+    records: list[UnitRecord] = []
+    is_whole = (path / MANIFEST_NAME).is_file()
+    for unit in tqdm(units, desc="verifying", unit="unit", disable=not show_progress):
+        try:
+            record = read_record(path, unit)
+            if record is not None:
+                _check_unit(path, unit, record, identity_hash(identity))
+                records.append(record)
+            elif is_whole:
+                problems.append(f"'{record_path(path, unit)}' is missing; run caching again.")
+        except (CacheError, OSError) as error:
+            problems.append(str(error))
+    if is_whole and not problems:
+        problems += _check_whole(path, records)
+    return problems
+
+
+def _check_unit(path: Path, unit: int, record: UnitRecord, cache: str) -> None:
+    file = unit_path(path, unit)
+    if not file.is_file() or file.stat().st_size != record.n_bytes or hash_file(file) != record.sha256:
+        raise CacheError(
+            f"'{file}' is not as it was written; delete it and '{record_path(path, unit).name}' and run caching again."
+        )
+    contents = read_contents(file)
+    if contents.cache != cache:
+        raise CacheError(f"'{file}' belongs to another cache, or the header of this one was changed.")
+    true = UnitRecord(
+        unit, record.sha256, record.n_bytes, len(contents.studies), len(contents.skipped), contents.n_tokens
+    )
+    if contents.unit != unit or record != true:
+        raise CacheError(f"'{record_path(path, unit)}' does not describe its file; delete both and run caching again.")
+
+
+def _check_whole(path: Path, records: list[UnitRecord]) -> Iterator[str]:
+    try:
+        manifest = read_json(path / MANIFEST_NAME)
+    except CacheError as error:
+        manifest = {}
+        yield str(error)
+    if manifest and manifest != make_manifest(records):
+        yield f"'{path / MANIFEST_NAME}' does not agree with the units; run caching again to write it anew."
+    skipped = path / SKIPPED_NAME
+    true = "".join(json.dumps(asdict(s), sort_keys=True) + "\n" for s in read_skipped(path, range(len(records))))
+    if not skipped.is_file() or skipped.read_text(encoding="utf-8") != true:
+        yield f"'{skipped}' does not agree with the units; run caching again to write it anew."
