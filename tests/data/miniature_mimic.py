@@ -59,8 +59,10 @@ def dicom(number: int) -> str:
     return "-".join([f"{number:08x}"] * 5)
 
 
-def write_miniature(root: Path, studies: list[MiniatureStudy], *, compress: bool, reports: Path | None = None) -> Path:
-    """Write the tree; `reports` is another folder for the reports, or a zip archive."""
+def write_miniature(
+    root: Path, studies: list[MiniatureStudy], *, compress: bool, reports: Path | None = None, draw: bool = True
+) -> Path:
+    """Write the tree; `reports` is another folder for the reports, or a zip archive. Undrawn images are empty files."""
     root.mkdir(parents=True, exist_ok=True)
     rows = [(study, image) for study in studies for image in study.images]
     metadata = [
@@ -99,6 +101,9 @@ def write_miniature(root: Path, studies: list[MiniatureStudy], *, compress: bool
             if image.on_disk:
                 path = root / folder / f"s{study.study_id}" / f"{image.dicom_id}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
+                if not draw:
+                    path.touch()
+                    continue
                 shown = phantom.render([], anatomy_seed=number)
                 lateral = image.view in ("LATERAL", "LL") and shown.lateral
                 (lateral or shown.frontal).open().save(path)

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_lens_maira.data import FileImage, Study
@@ -109,6 +109,7 @@ def test_times_of_day_are_read_with_their_lost_zeros(root):
     assert mimic(root)[0].acquired_at == datetime(2180, 5, 6, 8, 5, 56, 875000)
 
 
+@settings(deadline=None)
 @given(st.datetimes(datetime(2100, 1, 1), datetime(2210, 1, 1)))
 def test_times_survive_the_way_the_table_writes_them(time):
     milliseconds = time.replace(microsecond=time.microsecond // 1000 * 1000)
@@ -220,6 +221,7 @@ histories = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(histories)
 def test_priors_are_the_newest_earlier_study_with_a_frontal(tmp_path_factory, history):
     root = tmp_path_factory.mktemp("mimic")
@@ -229,7 +231,9 @@ def test_priors_are_the_newest_earlier_study_with_a_frontal(tmp_path_factory, hi
         )
         for k, (day, view) in enumerate(history)
     ]
-    write_miniature(root, [*studies, MiniatureStudy(BOB, "59999999", "21000101", [image(1, "PA")])], compress=False)
+    write_miniature(
+        root, [*studies, MiniatureStudy(BOB, "59999999", "21000101", [image(1, "PA")])], compress=False, draw=False
+    )
     by_id = {study.study_id: study for study in studies}
     for study in mimic(root):
         if study.study_id == "59999999":

@@ -4,7 +4,7 @@ import string
 from textwrap import dedent
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_lens_maira.data.headings import classify
@@ -295,6 +295,7 @@ NAMES = {
 }
 
 
+@settings(deadline=None)
 @given(
     sections=st.fixed_dictionaries({name: st.none() | words for name in NAMES}),
     spelling=st.integers(0, 2),
@@ -323,6 +324,7 @@ def wrap(text, width):
     return [f" {line}" for line in lines]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=400))
 def test_any_text_is_parsed_and_no_word_is_invented(text):
     sections = parse(text)
