@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,9 @@ class State:
         self.report_heads = ReportHeads(sizes.text_config.hidden_size)
         self.done: dict[str, int] = {"vision": 0, "report": 0}
         self.seconds = 0.0
-        self.optimizer_state: dict[str, Any] | None = None
+        self.optimizer_states: list[dict[str, Any]] | None = None
 
-    def save(self, path: Path, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, path: Path, optimizer: Optimizer) -> None:
         """Write everything to `path` in one move: a state is there whole or not at all."""
         state = {
             "config": asdict(self.config),
@@ -67,7 +68,7 @@ class State:
             "report_heads": self.report_heads.state_dict(),
             "done": self.done,
             "seconds": self.seconds,
-            "optimizer": optimizer.state_dict(),
+            "optimizers": optimizer.state_dicts(),
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
@@ -87,32 +88,59 @@ class State:
         self.report_heads.load_state_dict(state["report_heads"])
         self.done, self.seconds = state["done"], state["seconds"]
         stage_has_ended = self.done["vision"] == self.config.vision_steps and self.done["report"] == 0
-        self.optimizer_state = None if stage_has_ended else state["optimizer"]
+        self.optimizer_states = None if stage_has_ended else state["optimizers"]
 
 
 class Optimizer:
-    """AdamW without decay on vectors, gradients averaged over processes and clipped, one cycle of the learning rate."""
+    """One cycle of the learning rate over gradients that are averaged over processes and clipped.
 
-    def __init__(self, modules: list[nn.Module], state: State, share: Share, peak_lr: float, n_steps: int) -> None:
+    AdamW, without decay on vectors; and Muon for `muon_parts`' weight matrices, if there are any.
+    """
+
+    def __init__(
+        self,
+        modules: list[nn.Module],
+        state: State,
+        share: Share,
+        peak_lr: float,
+        n_steps: int,
+        *,
+        muon_parts: Sequence[nn.Module] = (),
+        muon_lr: float = 0.0,
+    ) -> None:
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        self.share, self.peak_lr, self.n_steps = share, peak_lr, n_steps
+        self.share, self.n_steps = share, n_steps
+        matrices = [m.weight for part in muon_parts for m in part.modules() if isinstance(m, nn.Linear)]
+        by_muon = {id(p) for p in matrices}
+        rest = [p for p in self.parameters if id(p) not in by_muon]
+        decay = state.config.weight_decay
         groups = [
-            {"params": [p for p in self.parameters if p.ndim >= 2], "weight_decay": state.config.weight_decay},
-            {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": decay},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
         ]
-        self.adamw = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
-        if state.optimizer_state is not None:
-            self.adamw.load_state_dict(state.optimizer_state)
-            state.optimizer_state = None
+        self.stepped: list[tuple[torch.optim.Optimizer, float]] = [
+            (torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True), peak_lr)
+        ]
+        if matrices:
+            self.stepped.append((torch.optim.Muon(matrices, weight_decay=decay), muon_lr))
+        if state.optimizer_states is not None:
+            for (optimizer, _), saved in zip(self.stepped, state.optimizer_states, strict=True):
+                optimizer.load_state_dict(saved)
+            state.optimizer_states = None
 
     def step(self, loss: torch.Tensor, step: int) -> None:
-        for group in self.adamw.param_groups:
-            group["lr"] = one_cycle(step, self.n_steps, self.peak_lr)
-        self.adamw.zero_grad(set_to_none=True)
+        for optimizer, peak in self.stepped:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = one_cycle(step, self.n_steps, peak)
         loss.backward()
         self.share.average_gradients(self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.adamw.step()
+        for optimizer, _ in self.stepped:
+            optimizer.step()
+
+    def state_dicts(self) -> list[dict[str, Any]]:
+        return [optimizer.state_dict() for optimizer, _ in self.stepped]
 
 
 def one_cycle(step: int, n_steps: int, peak: float) -> float:
@@ -138,7 +166,7 @@ def train_vision(state: State, pool: Pool, share: Share, path: Path) -> None:
         state.done["vision"] = step + 1
         state.seconds += time.perf_counter() - began
         if share.rank == 0 and _is_save_step(step, config.vision_steps, config):
-            state.save(path, optimizer.adamw)
+            state.save(path, optimizer)
             bar.write(f"vision step {step + 1}: F1 {presence_f1(tower, state.vision_heads, pool, check_rows):.3f}")
 
 
@@ -148,8 +176,11 @@ def train_reports(state: State, pool: Pool, processor: Maira2Processor, share: S
     model.model.vision_tower.requires_grad_(False)
     features = pool_features(model.model.vision_tower, pool)
     parts = [model.model.multi_modal_projector, model.model.language_model, model.lm_head, state.report_heads]
-    optimizer = Optimizer(parts, state, share, config.report_lr, config.report_steps)
-    batches = ReportBatches(pool, processor, config.seed, config.report_batch)
+    muon_parts = [model.model.multi_modal_projector, model.model.language_model.layers]
+    optimizer = Optimizer(
+        parts, state, share, config.report_lr, config.report_steps, muon_parts=muon_parts, muon_lr=config.muon_lr
+    )
+    batches = ReportBatches(pool, processor, config.seed, config.report_batch, config.answers_per_study)
     smooth, weight = np.zeros(2), 0.0
     bar = _bar("report", state.done["report"], config.report_steps, share)
     for step in bar:
@@ -162,7 +193,7 @@ def train_reports(state: State, pool: Pool, processor: Maira2Processor, share: S
         state.seconds += time.perf_counter() - began
         smooth, weight = 0.98 * smooth + 0.02 * np.array([language.item(), auxiliary.item()]), 0.98 * weight + 0.02
         if share.rank == 0 and _is_save_step(step, config.report_steps, config):
-            state.save(path, optimizer.adamw)
+            state.save(path, optimizer)
             shown = smooth / weight
             bar.write(f"report step {step + 1}: loss {shown[0]:.3f}, auxiliary {shown[1]:.3f}")
 

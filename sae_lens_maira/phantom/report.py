@@ -1,8 +1,9 @@
 """Composing a report: which claims are made, in which words and in which order, with the span of every sentence.
 
 Whatever is present, and whatever is gone since the prior, is always said; which normal findings get a mention is
-chance. Each choice is drawn from its own seed (the report's, and the name of what it is about), so that a concept
-that is added or taken away changes the sentences about it and no others, neither their words nor their order.
+chance. The order of the sections is chance too; within a section things come in the order of the families, as they do
+in a practised dictation. Each choice is drawn from its own seed (the report's, and the name of what it is about), so
+that a concept that is added or taken away changes the sentences about it and no others, neither words nor order.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sae_lens_maira.data.study import Box, Label, SentenceLabel
-from sae_lens_maira.phantom.concepts import FAMILIES, State, visible_labels
+from sae_lens_maira.phantom.concepts import FAMILIES, VISIBLE, State, visible_labels
 from sae_lens_maira.phantom.grammar import NORMAL_STATEMENTS, Claim, section, sentences
 from sae_lens_maira.phantom.wording import SECTION_ORDERS
 
@@ -39,16 +40,15 @@ def compose(
     claims += [Claim(family, "absent", "removed") for family in gone]
 
     order = SECTION_ORDERS[int(_chance(seed, "order").integers(len(SECTION_ORDERS)))]
-    spoken: list[tuple[tuple[int, float], str, Mapping[str, Label], tuple[Box, ...]]] = []
+    spoken: list[tuple[tuple[int, int], str, Mapping[str, Label], tuple[Box, ...]]] = []
     for claim in claims:
-        rng = _chance(seed, claim.subject)
-        place = (order.index(section(claim)), float(rng.random()))
+        place = (order.index(section(claim)), _rank(claim.labels))
         wordings = sentences(claim)
-        wording = wordings[int(rng.integers(len(wordings)))]
+        wording = wordings[int(_chance(seed, claim.subject).integers(len(wordings)))]
         spoken.append((place, wording, claim.labels, (boxes or {}).get(claim.subject, ())))
-    for place, wording, labels in _normal_statements(truth, seed):
-        where = order.index(place) if place in order else len(order)
-        spoken.append(((where, float(_chance(seed, wording).random())), wording, labels, ()))
+    for where, wording, labels in _normal_statements(truth, seed):
+        place = (order.index(where) if where in order else len(order), _rank(labels))
+        spoken.append((place, wording, labels, ()))
     spoken.sort(key=lambda item: item[0])
 
     text, labelled = "", []
@@ -70,6 +70,11 @@ def box_tokens(box: Box) -> str:
     """A box as coordinate tokens. Bin b of 100 stands for (b + 0.5) / 100, so that the edge 1.0 falls into bin 99."""
     x_min, y_min, x_max, y_max = (min(99, max(0, int(edge * 100))) for edge in box)
     return f"<box><x{x_min}><y{y_min}><x{x_max}><y{y_max}></box>"
+
+
+def _rank(labels: Mapping[str, Label]) -> int:
+    """The place of a sentence within its section."""
+    return min(VISIBLE.index(name) for name in labels)
 
 
 def _chance(seed: int, about: str) -> np.random.Generator:

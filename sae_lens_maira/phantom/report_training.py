@@ -1,7 +1,8 @@
 """Stage 2 of the training: the projector and the language model learn to report, on a frozen vision tower.
 
-1. Each step draws studies of about the same prompt length, words their reports anew and picks a task for each:
-   findings, grounded findings, or phrase grounding.
+1. Each step draws studies of about the same prompt length and picks a task for each: findings, grounded findings, or
+   phrase grounding. Several answers to one prompt, each worded and ordered anew, are learnt in one pass: the prompt,
+   most of the cost, is computed once, and no answer sees another.
 2. The loss is the language model's, on the answer alone. The tower's features come from a cache.
 3. Two auxiliary heads help it plan. One reads the last prompt token, half way up, and learns what is present and how
    it changed: the model gathers its evidence, both images included, before it speaks. The other reads the token before
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,23 +37,51 @@ N_CHANGES = len(CHANGES) + 1
 
 
 class ReportBatch(NamedTuple):
-    """One step's input, padded on the right; `images` are rows of the feature cache, in the placeholders' order."""
+    """One step's input. A row is a prompt, several answers to it one after the other, and padding.
+
+    `images` are rows of the feature cache, in the placeholders' order. Targets and boundaries are given by the row and
+    the position whose output is meant; several answers share the last prompt token.
+    """
 
     input_ids: Tensor  # (batch, sequence)
-    labels: Tensor  # (batch, sequence), -100 outside of the answer
+    position_ids: Tensor  # (batch, sequence); each answer goes on where the prompt ends
+    segments: Tensor  # (batch, sequence); 0 in the prompt, k in answer k, -1 in padding
     images: Tensor  # (n_images,)
     answer_start: Tensor  # (batch,) position of the last prompt token
+    predicted_from: Tensor  # (n_targets, 2) row and position
+    targets: Tensor  # (n_targets,) token ids
     present: Tensor  # (batch, n_concepts) 0 or 1
     change: Tensor  # (batch, n_concepts) class, -100 where it is not asked for
     boundaries: Tensor  # (n_boundaries, 2) row and position of the token before each sentence, and before the end
     remaining: Tensor  # (n_boundaries, 2 * n_concepts) 0 or 1: positive concepts, then removed ones, not yet told of
 
 
+class _Answer(NamedTuple):
+    """One rendered prompt with its answer, as tokens."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    boundaries: list[int]  # positions in the prompt and this answer
+    remaining: list[list[float]]
+
+
+class _Row(NamedTuple):
+    """Answers to one prompt, and what is true of its study."""
+
+    answers: list[_Answer]
+    images: list[int]
+    present: list[float]
+    change: list[int]
+
+
 class ReportBatches:
     """The batches of stage 2, each a function of the seed and the step: a resumed run sees what it would have seen."""
 
-    def __init__(self, pool: Pool, processor: Maira2Processor, seed: int, batch_size: int) -> None:
-        self.pool, self.processor, self.seed, self.batch_size = pool, processor, seed, batch_size
+    def __init__(
+        self, pool: Pool, processor: Maira2Processor, seed: int, batch_size: int, answers_per_study: int = 1
+    ) -> None:
+        self.pool, self.processor, self.seed = pool, processor, seed
+        self.batch_size, self.answers_per_study = batch_size, answers_per_study
         self._space = processor.tokenizer.convert_tokens_to_ids("▁")
         self._by_length = self._buckets()
 
@@ -63,7 +93,7 @@ class ReportBatches:
         grounded = bool(rng.random() < _GROUNDED_SHARE)
         own = np.random.default_rng([self.seed, 3, step, rank])
         indices = own.choice(bucket, min(self.batch_size // n_shares, len(bucket)), replace=False)
-        rows = [self._encode(self.pool.studies[int(i)], grounded, own) for i in indices]
+        rows = [self._row(self.pool.studies[int(i)], grounded, own) for i in indices]
         return _collate(rows, self.processor.tokenizer.pad_token_id)
 
     def _buckets(self) -> list[np.ndarray]:
@@ -74,55 +104,51 @@ class ReportBatches:
             keys.setdefault((n_images, min(len(study.recipe.state), 4) // 2), []).append(i)
         return [np.array(indices) for _, indices in sorted(keys.items())]
 
-    def _encode(self, study: PooledStudy, grounded: bool, rng: np.random.Generator) -> dict[str, Any]:
+    def _row(self, study: PooledStudy, grounded: bool, rng: np.random.Generator) -> _Row:
         recipe = study.recipe
-        seed = int(rng.integers(2**31))
-        findings, sentences = report.compose(recipe.state, recipe.prior, seed, study.boxes)
+        truth = visible_labels(recipe.state, recipe.prior)
+        present = [float(truth[name].positive) for name in VISIBLE]
+        findings, sentences = self._compose(study, rng)
         located = [sentence for sentence in sentences if sentence.boxes]
-        is_phrase = bool(located) and bool(rng.random() < _PHRASE_SHARE)
-        if is_phrase:
+        if located and rng.random() < _PHRASE_SHARE:
             chosen = located[int(rng.integers(len(located)))]
             phrase = findings[chosen.start : chosen.end]
-            prompt: Prompt = PhraseGroundingPrompt(_NO_IMAGE, phrase, report.grounded_text(findings, (chosen,)))
-            images = [study.frontal]
-        else:
+            prompt = PhraseGroundingPrompt(_NO_IMAGE, phrase, report.grounded_text(findings, (chosen,)))
+            return _Row([self._answer(prompt)], [study.frontal], present, [-100] * len(VISIBLE))
+        prompt, answers = self._findings_prompt(study, grounded, rng), []
+        for k in range(self.answers_per_study):
+            findings, sentences = (findings, sentences) if k == 0 else self._compose(study, rng)
             answer = report.grounded_text(findings, sentences) if grounded else findings
-            prompt, images = self._findings_prompt(study, answer, grounded, rng)
+            starts = sentence_starts(findings, sentences, grounded=grounded)
+            told = replace(prompt, assistant_text=answer)
+            answers.append(self._answer(told, starts, still_to_say(sentences)))
+        images = [row for row in (study.frontal, study.lateral, study.prior) if row is not None]
+        change = [-100 if recipe.prior is None else _change_class(truth[name].change) for name in VISIBLE]
+        return _Row(answers, images, present, change)
+
+    def _compose(self, study: PooledStudy, rng: np.random.Generator) -> tuple[str, tuple[SentenceLabel, ...]]:
+        return report.compose(study.recipe.state, study.recipe.prior, int(rng.integers(2**31)), study.boxes)
+
+    def _answer(
+        self, prompt: Prompt, sentence_starts: Sequence[int] = (), remaining: list[list[float]] | None = None
+    ) -> _Answer:
         rendered = self.processor.render(prompt).expand_images(
             self.processor.image_token, self.processor.n_image_tokens
         )
         encoding = self.processor.tokenizer(rendered.text, return_offsets_mapping=True)
-        ids, ends = np.array(encoding["input_ids"]), np.array(encoding["offset_mapping"])[:, 1]
-        kinds = token_kinds(rendered.character_kinds, encoding["offset_mapping"])
-        truth = visible_labels(recipe.state, recipe.prior)
-        has_change = recipe.prior is not None and not is_phrase
-        row = {
-            "ids": ids,
-            "is_answer": self._answer_mask(ids, kinds),
-            "images": images,
-            "present": [float(truth[name].positive) for name in VISIBLE],
-            "change": [_change_class(truth[name].change) if has_change else -100 for name in VISIBLE],
-            "boundaries": [],
-            "remaining": [],
-        }
-        if not is_phrase:
-            starts = sentence_starts(findings, sentences, grounded=grounded)
-            first = rendered.text.rindex(prompt.assistant_text or "")
-            row["boundaries"] = [int(np.argmax(ends > first + start)) - 1 for start in starts]
-            row["remaining"] = still_to_say(sentences)
-        return row
+        ids, ends = encoding["input_ids"], np.array(encoding["offset_mapping"])[:, 1]
+        is_answer = np.isin(
+            token_kinds(rendered.character_kinds, encoding["offset_mapping"]), (TokenKind.FINDINGS, TokenKind.END)
+        )
+        first = int(is_answer.argmax())
+        if ids[first - 1] == self._space:  # a space of its own, where the answer starts with a tag
+            first -= 1
+        text_start = rendered.text.rindex(prompt.assistant_text or "")
+        boundaries = [int(np.argmax(ends > text_start + start)) - 1 for start in sentence_starts]
+        return _Answer(ids[:first], ids[first:], boundaries, remaining or [])
 
-    def _answer_mask(self, ids: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-        """What the model has to say: the answer, its end, and a space of its own where the answer starts with a tag."""
-        mask = np.isin(kinds, (TokenKind.FINDINGS, TokenKind.END))
-        first = int(mask.argmax())
-        mask[first - 1] = ids[first - 1] == self._space
-        return mask
-
-    def _findings_prompt(
-        self, study: PooledStudy, answer: str, grounded: bool, rng: np.random.Generator
-    ) -> tuple[FindingsPrompt, list[int]]:
-        """The findings prompt with newly worded sections, any of which may be missing, and its images' rows."""
+    def _findings_prompt(self, study: PooledStudy, grounded: bool, rng: np.random.Generator) -> FindingsPrompt:
+        """The findings prompt with newly worded sections, any of which may be missing."""
         recipe = study.recipe
         comparison = "none" if recipe.prior is None else "prior"
         request = requests.write_request(recipe.indication, technique_of(recipe), comparison, rng)
@@ -130,7 +156,7 @@ class ReportBatches:
         if recipe.prior is not None and rng.random() < 0.4:
             prior_report, _ = report.compose(recipe.prior, None, int(rng.integers(2**31)))
         given = rng.random(3) < 0.9
-        prompt = FindingsPrompt(
+        return FindingsPrompt(
             _NO_IMAGE,
             lateral=None if study.lateral is None else _NO_IMAGE,
             prior=None if study.prior is None else _NO_IMAGE,
@@ -139,9 +165,7 @@ class ReportBatches:
             comparison=request.comparison if given[2] else None,
             prior_report=prior_report,
             grounded=grounded,
-            assistant_text=answer,
         )
-        return prompt, [row for row in (study.frontal, study.lateral, study.prior) if row is not None]
 
 
 def sentence_starts(findings: str, sentences: Sequence[SentenceLabel], *, grounded: bool) -> list[int]:
@@ -168,24 +192,49 @@ def _change_class(change: str | None) -> int:
     return 0 if change is None else 1 + [str(c) for c in CHANGES].index(change)
 
 
-def _collate(rows: list[dict[str, Any]], pad_id: int) -> ReportBatch:
-    width = max(len(row["ids"]) for row in rows)
-    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    labels = torch.full((len(rows), width), -100, dtype=torch.long)
+def _collate(rows: Sequence[_Row], pad_id: int) -> ReportBatch:
+    lengths = [len(row.answers[0].prompt_ids) + sum(len(answer.answer_ids) for answer in row.answers) for row in rows]
+    ids = torch.full((len(rows), max(lengths)), pad_id, dtype=torch.long)
+    positions, segments = torch.zeros_like(ids), torch.full_like(ids, -1)
+    predicted_from: list[tuple[int, int]] = []
+    targets: list[int] = []
+    boundaries: list[tuple[int, int]] = []
     for i, row in enumerate(rows):
-        tokens = torch.from_numpy(row["ids"])
-        ids[i, : len(tokens)] = tokens
-        labels[i, : len(tokens)] = torch.where(torch.from_numpy(row["is_answer"]), tokens, -100)
+        prompt = row.answers[0].prompt_ids
+        n_prompt = start = len(prompt)
+        ids[i, :start], positions[i, :start], segments[i, :start] = torch.tensor(prompt), torch.arange(start), 0
+        for k, answer in enumerate(row.answers, start=1):
+            assert answer.prompt_ids == prompt, "answers of one row have one prompt"
+            end = start + len(answer.answer_ids)
+            ids[i, start:end], segments[i, start:end] = torch.tensor(answer.answer_ids), k
+            positions[i, start:end] = torch.arange(n_prompt, n_prompt + end - start)
+            predicted_from += [(i, n_prompt - 1), *((i, at) for at in range(start, end - 1))]
+            targets += answer.answer_ids
+            boundaries += [(i, at if at < n_prompt else at - n_prompt + start) for at in answer.boundaries]
+            start = end
     return ReportBatch(
         ids,
-        labels,
-        torch.tensor([image for row in rows for image in row["images"]]),
-        (labels != -100).float().argmax(dim=1) - 1,
-        torch.tensor([row["present"] for row in rows]),
-        torch.tensor([row["change"] for row in rows]),
-        torch.tensor([(i, at) for i, row in enumerate(rows) for at in row["boundaries"]], dtype=torch.long).view(-1, 2),
-        torch.tensor([now for row in rows for now in row["remaining"]]).view(-1, 2 * len(VISIBLE)),
+        positions,
+        segments,
+        torch.tensor([image for row in rows for image in row.images]),
+        torch.tensor([len(row.answers[0].prompt_ids) - 1 for row in rows]),
+        torch.tensor(predicted_from),
+        torch.tensor(targets),
+        torch.tensor([row.present for row in rows]),
+        torch.tensor([row.change for row in rows]),
+        torch.tensor(boundaries, dtype=torch.long).view(-1, 2),
+        torch.tensor([now for row in rows for answer in row.answers for now in answer.remaining]).view(
+            -1, 2 * len(VISIBLE)
+        ),
     )
+
+
+def attention_mask(segments: Tensor) -> Tensor:
+    """(batch, 1, sequence, sequence), True where a token may look: back, and at the prompt or its own answer only."""
+    looking, seen = segments[:, :, None], segments[:, None, :]
+    n = segments.shape[1]
+    causal = torch.ones(n, n, dtype=torch.bool).tril()
+    return (causal & ((seen == 0) | (seen == looking)))[:, None]
 
 
 class ReportHeads(nn.Module):
@@ -203,18 +252,23 @@ class ReportHeads(nn.Module):
 def report_loss(model: Any, heads: ReportHeads, features: Tensor, batch: ReportBatch) -> tuple[Tensor, Tensor]:
     """The language model's loss on the answers, and the auxiliary loss.
 
-    The same as `model(input_ids, pixel_values, labels=labels).loss`, but from cached features, with logits only where
-    they are wanted, and without a padding mask: padding is on the right, where causal attention does not look.
+    The same as the mean of `model(input_ids, pixel_values, labels=labels).loss` over each prompt with each of its
+    answers alone, but from cached features, with each prompt computed once, and logits only where they are wanted.
     """
     core = model.model
     embeddings = core.language_model.embed_tokens(batch.input_ids)
     images = core.multi_modal_projector(features[batch.images].float())
     places = (batch.input_ids == model.config.image_token_index)[..., None].expand_as(embeddings)
     embeddings = embeddings.masked_scatter(places, images.flatten(0, 1))
-    output = core.language_model(inputs_embeds=embeddings, use_cache=False, output_hidden_states=True)
-    wanted = batch.labels[:, 1:] != -100
-    logits = model.lm_head(output.last_hidden_state[:, :-1][wanted])
-    language = F.cross_entropy(logits, batch.labels[:, 1:][wanted])
+    output = core.language_model(
+        inputs_embeds=embeddings,
+        position_ids=batch.position_ids,
+        attention_mask=attention_mask(batch.segments),
+        use_cache=False,
+        output_hidden_states=True,
+    )
+    rows, positions = batch.predicted_from.unbind(-1)
+    language = F.cross_entropy(model.lm_head(output.last_hidden_state[rows, positions]), batch.targets)
 
     n_layers = model.config.text_config.num_hidden_layers
     middle = output.hidden_states[(n_layers + 1) // 2]

@@ -18,10 +18,10 @@ from sae_lens_maira.phantom.architecture import initialize, make_config, make_pr
 from sae_lens_maira.phantom.concepts import VISIBLE, as_state
 from sae_lens_maira.phantom.evaluate import Reporter, prior_swaps, score, summary
 from sae_lens_maira.phantom.generate import build, render, studies
-from sae_lens_maira.phantom.optimization import Share, State, one_cycle, train_reports, train_vision
+from sae_lens_maira.phantom.optimization import Optimizer, Share, State, one_cycle, train_reports, train_vision
 from sae_lens_maira.phantom.pool import Pool, draw_pool
 from sae_lens_maira.phantom.report import compose
-from sae_lens_maira.phantom.report_training import ReportBatches, ReportHeads, report_loss, still_to_say
+from sae_lens_maira.phantom.report_training import ReportBatch, ReportBatches, ReportHeads, report_loss, still_to_say
 from sae_lens_maira.phantom.scoring import parse_report
 from sae_lens_maira.phantom.tokenizer import train_tokenizer
 from sae_lens_maira.phantom.train import corpus, main, write_checkpoint
@@ -70,33 +70,52 @@ def test_the_pool_does_not_depend_on_the_number_of_workers(pool: Pool) -> None:
     np.testing.assert_array_equal(again.pixels, pool.pixels)
 
 
-def test_the_report_loss_is_the_models_own(pool: Pool, processor: Maira2Processor) -> None:
+def answers_alone(batch: ReportBatch) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Each answer of a batch with its prompt and nothing else: its row, the prompt's ids and the answer's ids."""
+    found = []
+    for row, (ids, segments) in enumerate(zip(batch.input_ids, batch.segments, strict=True)):
+        found += [(row, ids[segments == 0], ids[segments == k]) for k in range(1, int(segments.max()) + 1)]
+    return found
+
+
+def test_the_report_loss_is_that_of_each_answer_alone(pool: Pool, processor: Maira2Processor) -> None:
     model = tiny_model(processor).eval()
     features = pool_features(model.model.vision_tower, pool)
-    batches = ReportBatches(pool, processor, seed=0, batch_size=4)
+    batches = ReportBatches(pool, processor, seed=0, batch_size=4, answers_per_study=3)
     for step in range(4):
         batch = batches.batch(step)
+        pixel_values = to_pixel_values(torch.from_numpy(pool.pixels[batch.images.numpy()]))
+        n_images = [int((ids == model.config.image_token_index).sum()) for ids in batch.input_ids]
+        images = pixel_values.split([n // model.config.image_seq_length for n in n_images])
         with torch.no_grad():
             language, _ = report_loss(model, ReportHeads(TINY["d_model"]), features, batch)
-            pixel_values = to_pixel_values(torch.from_numpy(pool.pixels[batch.images.numpy()]))
-            whole = model(input_ids=batch.input_ids, pixel_values=pixel_values, labels=batch.labels)
-        torch.testing.assert_close(language, whole.loss, rtol=1e-3, atol=1e-3)  # features were cached in half precision
+            total, n_targets = 0.0, 0
+            for row, prompt, answer in answers_alone(batch):
+                ids = torch.cat([prompt, answer])[None]
+                labels = torch.cat([torch.full_like(prompt, -100), answer])[None]
+                alone = model(input_ids=ids, pixel_values=images[row], labels=labels)
+                total, n_targets = total + alone.loss.item() * len(answer), n_targets + len(answer)
+        assert n_targets == len(batch.targets)
+        assert language.item() == pytest.approx(total / n_targets, rel=1e-3)  # features were cached in half precision
 
 
-def test_a_batch_asks_for_the_whole_answer_and_nothing_else(pool: Pool, processor: Maira2Processor) -> None:
-    tokenizer, grounded = processor.tokenizer, 0
-    batches = ReportBatches(pool, processor, seed=1, batch_size=4)
+def test_a_batch_asks_for_whole_answers_and_nothing_else(pool: Pool, processor: Maira2Processor) -> None:
+    tokenizer, grounded, wordings = processor.tokenizer, 0, set()
+    batches = ReportBatches(pool, processor, seed=1, batch_size=4, answers_per_study=2)
     for step in range(8):
         batch = batches.batch(step)
-        for ids, labels, start in zip(batch.input_ids, batch.labels, batch.answer_start, strict=True):
-            answer = tokenizer.decode(labels[labels != -100])
+        alone = answers_alone(batch)
+        for row, prompt, ids in alone:
+            answer = tokenizer.decode(ids)
             assert answer.endswith("</s>")
             assert answer.lstrip().startswith("<obj>") or answer[0].isupper()
             grounded += "<obj>" in answer
-            assert tokenizer.decode(ids[: start + 1]).endswith("ASSISTANT:")
-            assert (labels[: start + 1] == -100).all()
-            assert labels[start + 1] != -100
-    assert 0 < grounded < 32
+            wordings.add((step, row, answer))
+            assert tokenizer.decode(prompt).endswith("ASSISTANT:")
+            assert batch.answer_start[row] == len(prompt) - 1
+        assert torch.equal(batch.targets, torch.cat([ids for _, _, ids in alone]))
+    assert 0 < grounded < 64
+    assert len(wordings) > 40  # 32 would be one wording a study
 
 
 def test_batches_are_a_function_of_seed_step_and_share(pool: Pool, processor: Maira2Processor) -> None:
@@ -110,16 +129,23 @@ def test_batches_are_a_function_of_seed_step_and_share(pool: Pool, processor: Ma
 
 @pytest.mark.parametrize("step", range(3))
 def test_the_token_before_each_sentence_is_found(pool: Pool, processor: Maira2Processor, step: int) -> None:
-    batch, tokenizer = ReportBatches(pool, processor, seed=2, batch_size=4).batch(step), processor.tokenizer
+    batches, tokenizer = ReportBatches(pool, processor, seed=2, batch_size=4, answers_per_study=2), processor.tokenizer
+    batch, space = batches.batch(step), tokenizer.convert_tokens_to_ids("▁")
     for row in range(4):
         positions = [position for r, position in batch.boundaries.tolist() if r == row]
-        if not positions:
-            continue  # phrase grounding
-        answer = batch.input_ids[row][batch.labels[row] != -100]
-        assert batch.input_ids[row, positions[-1] + 1] == tokenizer.eos_token_id
-        pieces = [tokenizer.decode(batch.input_ids[row, a + 1 : b + 1]) for a, b in pairwise(positions)]
-        assert len(pieces) == len(parse_report(tokenizer.decode(answer, skip_special_tokens=True)).sentences)
-        assert all(len(parse_report(piece).sentences) == 1 for piece in pieces)
+        for k in range(1, int(batch.segments[row].max()) + 1):
+            (own,) = (batch.segments[row] == k).nonzero(as_tuple=True)
+            inside = [p for p in positions if own[0] <= p <= own[-1]]
+            if not positions:
+                continue  # phrase grounding
+            assert batch.input_ids[row, inside[-1] + 1] == tokenizer.eos_token_id
+            if batch.input_ids[row, own[0]] != space:  # a space of its own comes before a tag, and a sentence after it
+                assert batch.answer_start[row] in positions
+                inside = [own[0] - 1, *inside]
+            pieces = [tokenizer.decode(batch.input_ids[row, a + 1 : b + 1]) for a, b in pairwise(inside)]
+            answer = batch.input_ids[row][own]
+            assert len(pieces) == len(parse_report(tokenizer.decode(answer, skip_special_tokens=True)).sentences)
+            assert all(len(parse_report(piece).sentences) == 1 for piece in pieces)
 
 
 def test_what_is_still_to_say_shrinks_to_nothing() -> None:
@@ -208,7 +234,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
 def test_a_state_of_another_configuration_is_refused(processor: Maira2Processor, tmp_path: Path) -> None:
     config = TrainConfig(n_processes=1)
     state = State(config, tiny_model(processor))
-    state.save(tmp_path / "state.pt", torch.optim.SGD(state.vision_heads.parameters()))
+    state.save(tmp_path / "state.pt", Optimizer([state.vision_heads], state, Share(), 1e-3, 1))
     with pytest.raises(ValueError, match="belongs to another configuration"):
         State(replace(config, seed=1), tiny_model(processor)).load(tmp_path / "state.pt")
 
