@@ -27,6 +27,7 @@ from sae_lens_maira.dashboard.recording import Recording, record
 from sae_lens_maira.dashboard.table import compute_table
 from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.identity import check_sae_fits
+from sae_lens_maira.row_dataset import build_rows
 from sae_lens_maira.share.interpretations import Interpretation
 
 if TYPE_CHECKING:
@@ -201,13 +202,20 @@ def subject_of(
         raise DashboardError("The SAE's metadata has no hook_name, so it is unknown where it reads.")
     if cache is None:
         context_size = sae.cfg.metadata.context_size or model.cfg.n_ctx
-        rows = model.rows(context_size, show_progress=show_progress)
+        chosen = model.reader.studies[: settings.n_studies]
+        rows = build_rows(
+            chosen,
+            model.processor,
+            model.policy,
+            context_size=context_size,
+            d_vocab=model.cfg.d_vocab,
+            show_progress=show_progress,
+        )
         recording = record(
             model,
             rows,
             hook_name,
             scratch / "recording",
-            n_studies=settings.n_studies,
             batch_size=settings.batch_size,
             show_progress=show_progress,
         )

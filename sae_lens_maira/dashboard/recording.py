@@ -156,7 +156,6 @@ def record(
     hook_name: str,
     folder: Path,
     *,
-    n_studies: int | None = None,
     batch_size: int = 16,
     show_progress: bool = True,
 ) -> Recording:
@@ -167,15 +166,12 @@ def record(
         rows: of its studies.
         hook_name: where to read, such as ``blocks.15.hook_resid_post``.
         folder: for the file.
-        n_studies: how many studies from the start; None for all.
         batch_size: studies a forward.
         show_progress: whether to show a progress bar.
     """
     hidden = not show_progress
     folder.mkdir(parents=True, exist_ok=True)
     dataset = rows.dataset.with_format("numpy")
-    if n_studies is not None:
-        dataset = dataset.select(range(min(n_studies, len(dataset))))
     starts = range(0, len(dataset), batch_size)
     lengths = [(dataset[k : k + batch_size]["kinds"] != TokenKind.PAD).sum(axis=1) for k in starts]
     shape = (int(sum(own.sum() for own in lengths)), model.cfg.d_model)

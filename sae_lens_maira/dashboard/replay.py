@@ -13,6 +13,7 @@ texts of tokens. Three things need care:
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -138,7 +139,10 @@ def run_sae_vis(
             feature_centric_layout=layout,
         )
         runner: Any = SaeVisRunner(config)
-        data = runner.run(encoder=encoder, model=model, tokens=model.tokens)
+        with warnings.catch_warnings():
+            # eindex, which sae-dashboard indexes with, warns of its own ways.
+            warnings.filterwarnings("ignore", module="eindex")
+            data = runner.run(encoder=encoder, model=model, tokens=model.tokens)
         _set_shares_right(data, model)
         yield data
 

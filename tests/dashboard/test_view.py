@@ -1,0 +1,215 @@
+"""`sae-lens-maira view`: what is served, to whom, and how it says no."""
+
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from small_gallery import D_SAE, make_model, make_sae, make_studies
+
+from sae_lens_maira.cli import main
+from sae_lens_maira.dashboard.data_files import read
+from sae_lens_maira.dashboard.serve import GalleryServer, ViewError
+
+
+@contextmanager
+def serving(folder):
+    with GalleryServer(folder, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def get(server, path, host="localhost", method="GET"):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=120)
+    connection.putrequest(method, path, skip_host=True)
+    if host is not None:
+        connection.putheader("Host", host)
+    connection.endheaders()
+    response = connection.getresponse()
+    return response.status, response.read().decode("utf-8", "replace"), response.headers
+
+
+@pytest.fixture
+def gallery(made, tmp_path):
+    return Path(shutil.copytree(made.path, tmp_path / "gallery"))
+
+
+def test_files_of_the_gallery_are_served_on_the_loopback_interface(gallery):
+    with serving(gallery) as server:
+        assert server.server_address[0] == "127.0.0.1"
+        status, text, headers = get(server, "/")
+        assert status == 200
+        assert text == (gallery / "index.html").read_text(encoding="utf-8")
+        assert headers["Content-Type"] == "text/html; charset=utf-8"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert get(server, "/data/index.js")[2]["Content-Type"].startswith("text/javascript")
+        assert get(server, "/images/0-frontal.webp")[2]["Content-Type"] == "image/webp"
+        assert get(server, "/data/index.js", method="HEAD")[:2] == (200, "")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", None, "0.0.0.0"])
+def test_other_hosts_are_refused(gallery, host):
+    with serving(gallery) as server:
+        assert get(server, "/", host=host)[0] in (400, 403)
+        assert get(server, "/pages/feature_5.html", host=host, method="HEAD")[0] in (400, 403)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:80"])
+def test_names_of_this_machine_are_served(gallery, host):
+    with serving(gallery) as server:
+        assert get(server, "/", host=host)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../secret.txt",
+        "/%2e%2e/secret.txt",
+        "/data/..%2f..%2fsecret.txt",
+        "/linked/secret.txt",
+        "/.dashboard.json",
+        "/data/.hidden/x.js",
+        "/data/",
+        "/images/",
+        "/nothing.html",
+        "/pages/feature_1e3.html",
+    ],
+)
+def test_nothing_outside_and_nothing_hidden_is_served(gallery, path):
+    (gallery.parent / "secret.txt").write_text("secret")
+    (gallery / ".dashboard.json").write_text('{"sae": "nowhere"}')
+    (gallery / "data" / ".hidden").mkdir()
+    (gallery / "data" / ".hidden" / "x.js").write_text("secret")
+    (gallery / "linked").symlink_to(gallery.parent)
+    with serving(gallery) as server:
+        status, text, _ = get(server, path)
+        assert status == 404
+        assert "secret" not in text
+
+
+def test_a_page_that_cannot_be_made_says_how(gallery):
+    with serving(gallery) as server:
+        assert get(server, "/pages/feature_5.html")[0] == 200
+        status, text, _ = get(server, "/pages/feature_6.html")
+        assert status == 404
+        assert "does not say what it was made from" in text
+        assert "sae-lens-maira dashboard SAE" in text
+        assert get(server, "/data/serving.js")[1] == 'GALLERY.put("serving",false);\n'
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """An SAE's folder with the configuration that the command line reads."""
+    from sae_lens_maira.training.config import TrainConfig
+    from tests.conftest import CHECKPOINT_PATH
+
+    monkeypatch.setenv("SAE_LENS_MAIRA_CACHE", str(tmp_path / "rows"))
+    sae = make_sae(make_model(make_studies()[:5]))
+    sae.save_model(tmp_path / "sae")
+    settings = {
+        "model": str(CHECKPOINT_PATH),
+        "hook_name": sae.cfg.metadata.hook_name,
+        "context_size": 96,
+        "device": "cpu",
+        "source": {"kind": "phantom", "n_studies": 5, "seed": 3, "n_held_out": 0},
+        "sae": {"architecture": "jumprelu", "d_sae": D_SAE},
+    }
+    (tmp_path / "sae" / "config.yaml").write_text(json.dumps(TrainConfig.from_dict(settings).to_dict()))
+    return tmp_path
+
+
+def test_a_gallery_from_the_command_line_and_a_page_on_demand(run, capsys, monkeypatch):
+    monkeypatch.chdir(run)
+    assert main(["dashboard", "sae", "--out", "gallery", "--pages", "3,", "--n-studies", "4", "--title", "Mine"]) == 0
+    assert capsys.readouterr().out == (
+        f"{D_SAE} features, 4 studies, 1 sae-dashboard pages; open {Path('gallery') / 'index.html'}\n"
+    )
+    index = read(run / "gallery" / "data" / "index.js")
+    assert (index["title"], index["pages"], index["studies"]) == ("Mine", [3], [0, 1, 2, 3])
+    with serving(Path("gallery")) as server:
+        assert get(server, "/data/serving.js")[1] == 'GALLERY.put("serving",true);\n'
+        status, text, _ = get(server, "/pages/feature_7.html")
+        assert status == 200
+        assert "DENSITY" in text
+        assert read(run / "gallery" / "data" / "index.js")["pages"] == [3, 7]
+        assert get(server, f"/pages/feature_{D_SAE}.html")[0] == 404
+        assert str(run) not in get(server, "/pages/feature_999.html")[1]
+
+
+def test_overrides_of_the_command_line_reach_the_source(run, capsys):
+    arguments = ["dashboard", str(run / "sae"), "--out", str(run / "gallery"), "--pages", "none"]
+    assert main([*arguments, "--source.n_studies", "2"]) == 0
+    assert "2 studies" in capsys.readouterr().out
+    assert main([*arguments, "--source.sed", "2"]) == 2
+    assert "sed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["view", "nowhere"], "There is no folder 'nowhere'; make it with sae-lens-maira dashboard SAE --out nowhere."),
+        (["view", "."], "'.' holds no gallery; make one with sae-lens-maira dashboard SAE --out FOLDER."),
+        (["dashboard", "nowhere", "--out", "x"], "There is no SAE in 'nowhere'; give the folder that training wrote."),
+        (["dashboard", "sae", "--out", "sae"], "'sae' holds something that is no gallery; choose another folder."),
+        (["dashboard", "bare", "--out", "x"], "so model and studies are unknown; give --config."),
+        (["dashboard", "sae", "--out", "x", "--pages", "best"], "pages is 'best'; give a number"),
+    ],
+)
+def test_what_is_missing_is_one_sentence(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("sae", "bare"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cfg.json").write_text("{}")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_one_sentence(gallery):
+    with serving(gallery) as server, pytest.raises(ViewError, match=r"^Port \d+ is taken or not allowed; .* --port\.$"):
+        GalleryServer(gallery, server.server_port)
+
+
+@pytest.mark.slow
+def test_the_view_verb_serves_until_it_is_interrupted(gallery):
+    code = "import sys; from sae_lens_maira.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "view", str(gallery), "--port", "0", "--no-browser"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    port = int(line.split(":")[2].split("/")[0])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", "/")
+    assert connection.getresponse().status == 200
+    process.send_signal(2)
+    assert process.wait(30) == 0
+
+
+def test_a_gallery_of_an_sae_that_changed_says_so(run, monkeypatch):
+    monkeypatch.chdir(run)
+    assert main(["dashboard", "sae", "--out", "gallery", "--pages", "none", "--n-studies", "2"]) == 0
+    origin = json.loads((run / "gallery" / ".dashboard.json").read_text())
+    origin["config"]["policy"]["image_tokens"] = "none"
+    (run / "gallery" / ".dashboard.json").write_text(json.dumps(origin))
+    with serving(run / "gallery") as server:
+        status, text, _ = get(server, "/pages/feature_3.html")
+        assert status == 404
+        assert "token policy has image_tokens" in text
+    shutil.rmtree(run / "sae")
+    with serving(run / "gallery") as server:
+        assert "the SAE&#x27;s folder &#x27;sae&#x27; is not here" in get(server, "/pages/feature_3.html")[1]
+    assert torch.is_grad_enabled()
