@@ -3,7 +3,8 @@
 The first optimiser step that touches the SAE's decoder is found through PyTorch's global step hook. From then on
 that one optimiser, and no other,
 
-- runs Adam's fused kernel (the same update, one pass over memory instead of several);
+- runs Adam's fused kernel (the same update, one pass over memory instead of several), on the transpose of an encoder
+  that is stored latent by latent: the kernel copies what is not contiguous, which costs more than the update itself;
 - is followed by the renormalisation of a unit-norm decoder.
 
 So a stock `LanguageModelSAETrainingRunner` gets both. The decoder's gradient parallel to its rows is removed in
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.optim.adam import adam
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 _LINKED: weakref.WeakKeyDictionary[torch.nn.Module, Any] = weakref.WeakKeyDictionary()
@@ -39,6 +41,7 @@ def link_optimizer(sae: torch.nn.Module, fused: bool, unit_norm_decoder: bool) -
         optimizer._sae_lens_maira_linked = True  # pyright: ignore[reportAttributeAccessIssue]
         if fused:
             use_fused_adam(optimizer)
+            optimizer.register_step_pre_hook(lambda optimizer, *_: step_transposed(optimizer))
         if unit_norm_decoder:
             optimizer.register_step_post_hook(lambda *_: _normalise_decoder(reference))
 
@@ -61,6 +64,51 @@ def use_fused_adam(optimizer: torch.optim.Optimizer) -> None:
             state = optimizer.state.get(parameter, {})
             if "step" in state:
                 state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device=parameter.device)
+
+
+@torch.no_grad()
+def step_transposed(optimizer: torch.optim.Optimizer) -> None:
+    """Step the matrices whose transpose is contiguous, and leave the optimiser nothing to do for them.
+
+    Parameters, gradients and state keep their shapes and strides; Adam is elementwise, so only the views differ.
+    """
+    for group in optimizer.param_groups:
+        if not group.get("fused") or group.get("amsgrad"):
+            continue
+        for parameter in group["params"]:
+            grad = parameter.grad
+            if grad is None or grad.ndim != 2 or parameter.is_contiguous() or not parameter.T.is_contiguous():
+                continue
+            state = optimizer.state[parameter]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            # The fused kernel walks memory, and is wrong where strides differ (a loaded state may have others).
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = _laid_out_like(parameter, state[name])
+            adam(
+                [parameter.detach().T],
+                [_laid_out_like(parameter, grad).T],
+                [state["exp_avg"].T],
+                [state["exp_avg_sq"].T],
+                [],
+                [state["step"]],
+                fused=True,
+                amsgrad=False,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=group["maximize"],
+                decoupled_weight_decay=group.get("decoupled_weight_decay", False),
+            )
+            parameter.grad = None
+
+
+def _laid_out_like(model: Tensor, tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride() == model.stride() else torch.empty_like(model, dtype=tensor.dtype).copy_(tensor)
 
 
 @torch.no_grad()

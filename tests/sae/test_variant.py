@@ -330,6 +330,19 @@ def test_fused_adam_is_used_and_gives_the_same_step() -> None:
     assert_same_parameters(saes[0], saes[1], tolerance=1e-6)
 
 
+def test_an_optimizer_state_of_another_layout_is_continued_from() -> None:
+    saes = [make_sae(fused_optimizer=fused) for fused in (True, False)]
+    trainers = [make_trainer(sae) for sae in saes]
+    first, second = make_batches(2)
+    for trainer, sae in zip(trainers, saes, strict=True):
+        trainer.step(first)
+        state = trainer.optimizer.state[sae.W_enc]
+        for name in ("exp_avg", "exp_avg_sq"):
+            state[name] = state[name].contiguous()
+        trainer.step(second)
+    assert_same_parameters(saes[0], saes[1], tolerance=1e-6)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
