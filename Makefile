@@ -31,9 +31,11 @@ format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-# Trains an SAE on the phantom and scores it on held-out studies. A second run finds the result of the first.
+# Trains an SAE on the phantom, scores it on held-out studies, and makes the gallery of its features. A second run finds
+# the SAE of the first.
 demo: setup
 	$(VENV)/bin/sae-lens-maira train --config configs/phantom.yaml --out out/demo --resume
+	$(VENV)/bin/sae-lens-maira dashboard out/demo --out out/demo-gallery --n-studies 500 --title "The phantom's features"
 
 bench: setup
 	$(VENV)/bin/python -m benchmarks
