@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from sae_lens_maira.cache_path import default_cache_path
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.maira2.processing import Maira2Processor
 from sae_lens_maira.maira2.prompts import TokenKind
@@ -83,11 +83,6 @@ class StudyRows:
     def describe(self) -> str:
         """What is kept: tokens a study, share of each kind, how much was cut."""
         return self.summary.describe()
-
-
-def default_cache_path() -> Path:
-    """Where rows are kept: ``$SAE_LENS_MAIRA_CACHE``, or ``~/.cache/sae-lens-maira``."""
-    return Path(os.environ.get("SAE_LENS_MAIRA_CACHE", "~/.cache/sae-lens-maira")).expanduser()
 
 
 def build_rows(

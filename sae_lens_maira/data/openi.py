@@ -1,10 +1,10 @@
 """Open-i: Indiana University's collection of chest X-rays (Demner-Fushman et al. 2016), as a source.
 
-Reports are XML files (see `openi_reports.py`), images PNG files named after the ids in the reports. Open-i does not say
-which image is frontal: the first one of a report is taken for it and the second one for the lateral, unless there is a
-table ``indiana_projections.csv`` (columns ``filename`` and ``projection``, ``Frontal`` or ``Lateral``) beside the
-images. There are no priors. ``missing_images: phantom`` draws a report's MeSH tags where there is no image (see
-`mesh.py`), so that real language can be used without a download.
+Reports are XML files (see `openi_reports.py`), images PNG files named after the ids in the reports (`openi_images.py`).
+Open-i does not say which image is frontal: the first one of a report is taken for it and the second one for the
+lateral, unless there is a table ``indiana_projections.csv`` (columns ``filename`` and ``projection``, ``Frontal`` or
+``Lateral``) beside the images. There are no priors. ``missing_images: phantom`` draws a report's MeSH tags where there
+is no image (see `mesh.py`), so that real language can be used without a download.
 
 The collection's licence is CC BY-NC-ND 4.0: it may be passed on unchanged, with attribution and not for profit. A
 dashboard or an SAE's examples are excerpts, which the licence may not cover, and whether a use is commercial only its
@@ -17,13 +17,11 @@ import csv
 import hashlib
 import json
 import re
-import tarfile
 from collections import Counter
-from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from sae_lens_maira.data.openi_images import find_images, image_key
 from sae_lens_maira.data.openi_reports import (
     OpeniReport,
     packaged_reports,
@@ -32,33 +30,9 @@ from sae_lens_maira.data.openi_reports import (
     report_number,
 )
 from sae_lens_maira.data.sources import SourceConfig, SourceError, StudySource
-from sae_lens_maira.data.study import FileImage, LazyImage, Study
+from sae_lens_maira.data.study import LazyImage, Study
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-_IMAGE_KEY = re.compile(r"\d+_IM-\d[\d-]*")
-_IMAGE_ENDINGS = {".png", ".jpg", ".jpeg"}
 _PROJECTIONS = "indiana_projections.csv"
-
-
-@dataclass(frozen=True, slots=True)
-class TarImage:
-    """An image inside an uncompressed archive, read where it lies."""
-
-    path: Path
-    offset: int
-    n_bytes: int
-
-    def open(self) -> Image:
-        from PIL import Image
-
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            content = file.read(self.n_bytes)
-        with Image.open(BytesIO(content)) as image:
-            image.load()
-            return image
 
 
 class OpeniSource(StudySource):
@@ -79,7 +53,8 @@ class OpeniSource(StudySource):
             digest.update(json.dumps([name, hashlib.sha256(xml).hexdigest()]).encode())
             reports.append(parse_openi_report(xml, name))
         folder = Path(config.images) if config.images is not None else path if path.is_dir() else None
-        self._images = {} if folder is None else _find_images(folder)
+        keys = {image_key(name) for report in reports for name in report.image_ids}
+        self._images = {} if folder is None else find_images(folder, keys)
         self._laterals = None if folder is None else _laterals(folder)
         for key, (_, n_bytes) in sorted(self._images.items()):
             digest.update(json.dumps([key, n_bytes, key in (self._laterals or ())]).encode())
@@ -135,7 +110,7 @@ class OpeniSource(StudySource):
         return report.findings or (report.impression if self._substitutes else None)
 
     def _files(self, report: OpeniReport) -> tuple[LazyImage | None, LazyImage | None]:
-        found = [key for name in report.image_ids if (key := _image_key(name)) in self._images]
+        found = [key for name in report.image_ids if (key := image_key(name)) in self._images]
         if self._laterals is None:
             frontals, laterals = found[:1], found[1:2]
         else:
@@ -158,30 +133,6 @@ class OpeniSource(StudySource):
         )
 
 
-def _find_images(path: Path) -> dict[str, tuple[LazyImage, int]]:
-    """Images and their sizes in bytes, by what identifies them in a name."""
-    found: dict[str, tuple[LazyImage, int]] = {}
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.suffix.lower() in _IMAGE_ENDINGS and file.is_file():
-                found[_image_key(file.name)] = (FileImage(file), file.stat().st_size)
-        return found
-    if not path.is_file():
-        raise SourceError(f"There are no Open-i images '{path}'.")
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                if member.isfile() and Path(member.name).suffix.lower() in _IMAGE_ENDINGS:
-                    image = TarImage(path, member.offset_data, member.size)
-                    found[_image_key(Path(member.name).name)] = (image, member.size)
-    except tarfile.TarError as error:
-        raise SourceError(
-            f"'{path}' is no uncompressed .tar; a compressed one cannot be read image by image, so unpack it, or "
-            f"'gunzip' it to a .tar, which is hardly larger."
-        ) from error
-    return found
-
-
 def _laterals(path: Path) -> set[str] | None:
     """Keys of the images that a table of projections calls lateral; None without a table."""
     table = path / _PROJECTIONS if path.is_dir() else path.parent / _PROJECTIONS
@@ -190,15 +141,9 @@ def _laterals(path: Path) -> set[str] | None:
     with table.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     try:
-        return {_image_key(row["filename"]) for row in rows if row["projection"].strip().lower() == "lateral"}
+        return {image_key(row["filename"]) for row in rows if row["projection"].strip().lower() == "lateral"}
     except KeyError as error:
         raise SourceError(f"'{table}' has no column {error}.") from error
-
-
-def _image_key(name: str) -> str:
-    """``CXR1_1_IM-0001-3001.png`` and ``1_IM-0001-3001.dcm.png`` are the same image."""
-    match = _IMAGE_KEY.search(name)
-    return match[0].rstrip("-") if match else Path(name).stem
 
 
 def _view(caption: str) -> Literal["PA", "AP"] | None:

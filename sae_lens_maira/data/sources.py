@@ -62,7 +62,8 @@ class SourceConfig:
             torchxrayvision if not given); or MIMIC-CXR-JPG's folder.
         n_studies: how many to use, from the start; None for all. The phantom needs a number.
         seed: of the phantom's studies.
-        images: Open-i's PNG images, a folder or an uncompressed ``.tar``; the reports' folder if not given.
+        images: Open-i's PNG images, a folder, a ``.tar``, or the ``.tgz`` as published, which is unpacked once into the
+            package's cache; the reports' folder if not given.
         reports: MIMIC-CXR's free-text reports, a folder or ``mimic-cxr-reports.zip``; beside the images if not given.
         missing_images: what becomes of an Open-i study without images: ``skip`` it, or draw its findings with the
             ``phantom``.

@@ -23,7 +23,7 @@ def read_dicom(path: Path, name: str) -> Float[np.ndarray, "height width"]:
         ImageError: the file is no readable DICOM image.
         ImportError: pydicom is not installed.
     """
-    from sae_lens_maira.maira2.images import ImageError
+    from sae_lens_maira.maira2.images import LUMA, ImageError
 
     try:
         import pydicom
@@ -43,6 +43,6 @@ def read_dicom(path: Path, name: str) -> Float[np.ndarray, "height width"]:
             pixels = convert_color_space(pixels, photometric, "RGB")
         if pixels.ndim != 3 or pixels.shape[-1] != 3:
             raise ImageError(f"The {name} has the unsupported photometric interpretation {photometric}.")
-        return np.asarray(pixels, dtype=np.float64) @ np.array([0.299, 0.587, 0.114])
+        return np.asarray(pixels, dtype=np.float64) @ LUMA
     plane = np.asarray(apply_voi_lut(apply_modality_lut(pixels, dataset), dataset), dtype=np.float64)
     return plane.max() - plane if photometric == "MONOCHROME1" else plane

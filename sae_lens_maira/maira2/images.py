@@ -28,8 +28,8 @@ class OpenableImage(Protocol):
 ImageLike: TypeAlias = Image.Image | np.ndarray | str | Path | OpenableImage
 """A PIL image, an array (height, width[, channels]), the path of an image or DICOM file, or something to open."""
 
-# ITU-R 601-2 luma, as in PIL's conversion to grey.
-_LUMA = np.array([0.299, 0.587, 0.114])
+LUMA: Float[np.ndarray, " colours"] = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in grey: ITU-R 601-2, as in PIL's conversion."""
 _DEEP_MODES = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 
 
@@ -120,7 +120,7 @@ def _grey_plane_of_array(array: np.ndarray, name: str) -> Float[np.ndarray, "hei
         return array.astype(np.float64)
     if array.dtype == np.uint8:
         return np.array(Image.fromarray(array[..., :3]).convert("L")).astype(np.float64)
-    return array[..., :3].astype(np.float64) @ _LUMA
+    return array[..., :3].astype(np.float64) @ LUMA
 
 
 def _broken(name: str, error: Any) -> ImageError:

@@ -6,12 +6,10 @@ import pickle
 import tarfile
 import textwrap
 from collections import Counter
-from typing import Literal
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from sae_lens_maira import phantom
 from sae_lens_maira.data import FileImage
@@ -21,32 +19,13 @@ from sae_lens_maira.data.sections import parse_sections
 from sae_lens_maira.data.sources import SourceConfig, SourceError, open_source
 from sae_lens_maira.data.study import Label
 from sae_lens_maira.phantom.scene import PhantomImage
+from tests.data.miniature_openi import add_images, openi, write_archive, write_report
 
 needs_reports = pytest.mark.skipif(
     importlib.util.find_spec("torchxrayvision") is None,
     reason="needs Open-i's reports: pip install --no-deps torchxrayvision",
 )
 SECTIONS = ("INDICATION", "COMPARISON", "FINDINGS", "IMPRESSION")
-
-
-def write_report(number, *, images=2, findings="Small left effusion.", impression="Effusion.", major=(), automatic=()):
-    def tag(name, text):
-        return f"<{name}>{text}</{name}>"
-
-    parents = "".join(
-        f'<parentImage id="CXR{number}_IM-{number:04d}-{k}001"><caption>PA and lateral chest</caption></parentImage>'
-        for k in range(1, images + 1)
-    )
-    tags = "".join(tag("major", text) for text in major) + "".join(tag("automatic", text) for text in automatic)
-    return f"""<?xml version="1.0" encoding="utf-8"?>
-<eCitation><uId id="CXR{number}"/><licenseURL>http://creativecommons.org/licenses/by-nc-nd/4.0/</licenseURL>
-<MedlineCitation><Article><Abstract>
-<AbstractText Label="COMPARISON">None.</AbstractText>
-<AbstractText Label="INDICATION">  Cough &amp;
-   fever </AbstractText>
-<AbstractText Label="FINDINGS">{findings}</AbstractText>
-<AbstractText Label="IMPRESSION">{impression}</AbstractText>
-</Abstract></Article></MedlineCitation><MeSH>{tags}</MeSH>{parents}</eCitation>""".encode()
 
 
 @pytest.fixture
@@ -67,24 +46,6 @@ def folder(tmp_path, reports):
     for name, xml in reports.items():
         (root / name).write_bytes(xml)
     return root
-
-
-def add_images(folder, *names):
-    for value, name in enumerate(names, start=1):
-        Image.fromarray(np.full((4, 4), value, np.uint8)).save(folder / f"{name}.png")
-
-
-def write_archive(path, files, mode: Literal["w", "w:gz"] = "w:gz"):
-    with tarfile.open(path, mode) as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return path
-
-
-def openi(path, **settings):
-    return open_source(SourceConfig(kind="openi", path=str(path), **settings))
 
 
 def test_studies_of_a_folder_with_images(folder):
@@ -214,9 +175,8 @@ def test_what_is_no_source_is_named(tmp_path, folder):
         openi(folder)
     with pytest.raises(SourceError, match="There are no Open-i images"):
         openi(folder, images=str(tmp_path / "none"))
-    images = write_archive(tmp_path / "images.tgz", {"CXR2_IM-0002-1001.png": b"x"})
-    with pytest.raises(SourceError, match=r"is no uncompressed \.tar; .*unpack it"):
-        openi(folder, images=str(images))
+    with pytest.raises(SourceError, match=r"broken\.tgz' is neither a folder of images nor a \.tar or \.tgz of them"):
+        openi(folder, images=str(tmp_path / "broken.tgz"))
     (folder / "9.xml").write_bytes(b" " * (1 << 20) + b" ")
     with pytest.raises(SourceError, match=r"'9\.xml' in .* has 1048577 bytes; no Open-i report is larger"):
         openi(folder)

@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sae_lens_maira.activations.settings import load_cache_config
 from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.training.config import ConfigError, TrainConfig, load_config
 from sae_lens_maira.training.run import sae_config, to_runner_config
 from tests.conftest import CHECKPOINT_PATH
 
 CONFIG_PATHS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+IS_CACHE = {path: "cache" in yaml.safe_load(path.read_text()) for path in CONFIG_PATHS}
+TRAIN_PATHS = [path for path in CONFIG_PATHS if not IS_CACHE[path]]
+CACHE_PATHS = [path for path in CONFIG_PATHS if IS_CACHE[path]]
 SMALLEST = {"hook_name": "blocks.1.hook_resid_post", "context_size": 64, "sae": {"architecture": "topk", "d_sae": 8}}
 
 
@@ -20,7 +24,7 @@ def hooked():
     return HookedMaira2.from_pretrained(CHECKPOINT_PATH)
 
 
-@pytest.mark.parametrize("path", CONFIG_PATHS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAIN_PATHS, ids=lambda path: path.stem)
 def test_shipped_configs_are_whole_and_known_to_sae_lens(path):
     config = load_config(path)
     written = yaml.safe_load(path.read_text())
@@ -28,6 +32,17 @@ def test_shipped_configs_are_whole_and_known_to_sae_lens(path):
     d_model = 160 if "phantom" in path.stem else 4096
     settings = sae_config(config.sae, d_model)
     assert settings.d_sae == config.sae["expansion_factor"] * d_model
+
+
+@pytest.mark.parametrize("path", CACHE_PATHS, ids=lambda path: path.stem)
+def test_shipped_cache_configs_are_those_of_a_training(path):
+    config = load_cache_config(path, [])
+    trainings = [load_config(training) for training in TRAIN_PATHS]
+    assert any(
+        (config.model, config.source, config.policy) == (training.model, training.source, training.policy)
+        and training.hook_name in config.cache.hook_names
+        for training in trainings
+    )
 
 
 @pytest.mark.parametrize("path", CONFIG_PATHS, ids=lambda path: path.stem)

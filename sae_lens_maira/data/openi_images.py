@@ -1,0 +1,202 @@
+"""Open-i's images: PNG files in a folder, in a ``.tar`` that is read where it lies, or in a ``.tgz``, as published.
+
+A compressed archive cannot be read image by image, so the images that reports name are unpacked once:
+
+1. The archive's name, size and time of change give a folder ``openi-images/<hash>`` in the package's cache.
+2. One pass over the archive writes each image under a temporary name and renames it; images that are there already,
+   from a pass that was interrupted, are left as they are.
+3. The archive is read to its end, which checks its checksum. Then ``unpacked.json`` says which image is which file; the
+   archive is read again only when an image is named that this file does not list, or when a listed file is gone.
+
+The archive comes from elsewhere: only plain files inside it are written, under the names that reports give, and none
+larger than an image can be.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import logging
+import re
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from tqdm.auto import tqdm
+
+from sae_lens_maira.cache_path import default_cache_path
+from sae_lens_maira.data.sources import SourceError
+from sae_lens_maira.data.study import FileImage, LazyImage
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+logger = logging.getLogger(__name__)
+
+_IMAGE_KEY = re.compile(r"\d+_IM-\d[\d-]*")
+_IMAGE_ENDINGS = {".png", ".jpg", ".jpeg"}
+_LARGEST_IMAGE = 1 << 26
+_MARKER = "unpacked.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TarImage:
+    """An image inside an uncompressed archive, read where it lies."""
+
+    path: Path
+    offset: int
+    n_bytes: int
+
+    def open(self) -> Image:
+        from PIL import Image
+
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            content = file.read(self.n_bytes)
+        with Image.open(BytesIO(content)) as image:
+            image.load()
+            return image
+
+
+def image_key(name: str) -> str:
+    """What identifies an image: ``CXR1_1_IM-0001-3001.png`` and ``1_IM-0001-3001.dcm.png`` are the same one."""
+    match = _IMAGE_KEY.search(name)
+    return match[0].rstrip("-") if match else Path(name).stem
+
+
+def find_images(path: Path, keys: Collection[str]) -> dict[str, tuple[LazyImage, int]]:
+    """Images and their sizes in bytes, by key.
+
+    Args:
+        path: a folder, a ``.tar``, or a ``.tgz``, whose images are unpacked into the cache if they are not there.
+        keys: of the images that are looked for; see :func:`image_key`.
+
+    Raises:
+        SourceError: there is nothing at the path, or it is no whole archive.
+    """
+    if path.is_dir():
+        files = (file for file in sorted(path.rglob("*")) if _is_image(file.name, keys) and file.is_file())
+        return {image_key(file.name): (FileImage(file), file.stat().st_size) for file in files}
+    if not path.is_file():
+        raise SourceError(f"There are no Open-i images '{path}'.")
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    if is_gzip:
+        return {key: (FileImage(file), file.stat().st_size) for key, file in _unpacked(path, keys).items()}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            return {
+                image_key(Path(member.name).name): (TarImage(path, member.offset_data, member.size), member.size)
+                for member in archive
+                if member.isfile() and _is_image(Path(member.name).name, keys)
+            }
+    except tarfile.TarError as error:
+        raise SourceError(f"'{path}' is neither a folder of images nor a .tar or .tgz of them ({error}).") from error
+
+
+def _is_image(name: str, keys: Collection[str]) -> bool:
+    return Path(name).suffix.lower() in _IMAGE_ENDINGS and image_key(name) in keys
+
+
+def _unpacked(archive: Path, keys: Collection[str]) -> dict[str, Path]:
+    """Files of a compressed archive's images, by key, unpacked now or earlier."""
+    status = archive.stat()
+    identity = json.dumps([archive.name, status.st_size, status.st_mtime_ns])
+    folder = default_cache_path() / "openi-images" / hashlib.sha256(identity.encode()).hexdigest()[:24]
+    marker = folder / _MARKER
+    names: dict[str, str | None] = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
+    whole = all((folder / name).is_file() for name in names.values() if name is not None)
+    if not whole or not names.keys() >= set(keys):
+        folder.mkdir(parents=True, exist_ok=True)
+        logger.info(
+            "Unpacking the images of '%s' (%s compressed, and about as much unpacked) once, into '%s'.",
+            archive,
+            _megabytes(status.st_size),
+            folder,
+        )
+        looked_for = names.keys() | set(keys)
+        names = {**dict.fromkeys(sorted(looked_for)), **_unpack(archive, folder, looked_for)}
+        _write(marker, json.dumps(names, indent=1).encode())
+    files = {key: folder / name for key in sorted(set(keys)) if (name := names[key]) is not None}
+    n_bytes = sum(file.stat().st_size for file in files.values())
+    logger.info("%d images of '%s' (%s) are in '%s'.", len(files), archive.name, _megabytes(n_bytes), folder)
+    return files
+
+
+def _unpack(archive: Path, folder: Path, keys: Collection[str]) -> dict[str, str]:
+    """Write the images that are not there yet; gives the file names of all, by key."""
+    found: dict[str, str] = {}
+
+    def is_missing(name: str, n_bytes: int) -> bool:
+        if not _is_image(name, keys) or image_key(name) in found:
+            return False
+        if n_bytes > _LARGEST_IMAGE:
+            raise SourceError(f"'{name}' in '{archive}' has {n_bytes} bytes; no Open-i image is larger than 64 MiB.")
+        file = folder / (image_key(name) + Path(name).suffix.lower())
+        found[image_key(name)] = file.name
+        return not (file.is_file() and file.stat().st_size == n_bytes)
+
+    try:
+        for name, content in _read_members(archive, is_missing):
+            _write(folder / found[image_key(name)], content)
+    except _DamagedError as error:
+        shutil.rmtree(folder, ignore_errors=True)  # what came out of it cannot be trusted
+        raise SourceError(f"'{archive}' is no whole .tgz of images ({error}); get it again.") from error
+    return found
+
+
+class _DamagedError(Exception):
+    """An archive cannot be read to its end."""
+
+
+def _read_members(archive: Path, is_wanted: Callable[[str, int], bool]) -> Iterator[tuple[str, bytes]]:
+    """Last parts of the names, and contents, of a compressed archive's plain files, in one pass to its very end.
+
+    Files that lie outside of the archive's own folder (``../x``, ``/x``) are passed over.
+
+    Args:
+        archive: compressed with gzip.
+        is_wanted: of a name and a size in bytes; other files are not given.
+    """
+    size = archive.stat().st_size
+    try:
+        with (
+            archive.open("rb") as compressed,
+            gzip.GzipFile(fileobj=compressed, mode="rb") as stream,
+            tqdm(total=size, desc="unpacking images", unit="B", unit_scale=True) as bar,
+        ):
+            with tarfile.open(fileobj=stream, mode="r|") as members:
+                for member in members:
+                    path = PurePosixPath(member.name)
+                    is_plain = member.isfile() and not path.is_absolute() and ".." not in path.parts
+                    if is_plain and is_wanted(path.name, member.size):
+                        content = members.extractfile(member)
+                        assert content is not None
+                        yield path.name, content.read()
+                    bar.update(compressed.tell() - bar.n)
+            while stream.read(1 << 20):
+                pass
+            bar.update(compressed.tell() - bar.n)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise _DamagedError(error) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write beside the final place and rename, so that no file is ever there in part."""
+    temporary = path.with_name(f".{path.name}-{uuid4().hex}.part")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.0f} MB"
