@@ -1,0 +1,339 @@
+"""Caching activations and reading them back; `python -m benchmarks.caching --smoke` runs tiny sizes.
+
+1. caching: `write_cache` from studies to synced files, images opened and everything written, against the bare truncated
+   forward of `benchmarks.bridge` on the same batches with inputs that are ready. Model of about 300 M parameters.
+2. lengths: the same studies in batches by length and in batches in order of arrival with as many studies each, both
+   filled up to their longest. Lengths are those of Open-i's reports, encoded with the phantom's tokenizer and images;
+   for MAIRA-2's 1,369 tokens an image, padded tokens are counted, not timed.
+3. readers: this package's shuffled batches, SAE-Lens's cached dataset, and a plain sequential read of the memory map,
+   all as float32, turn by turn, files in the page cache.
+4. memory: peak resident memory of caching few and many studies, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.bridge import MIDDLE, bare_forward, make_model, seconds
+from sae_lens_maira.activations import ActivationCache
+from sae_lens_maira.activations.batching import cut_into_batches, plan_unit
+from sae_lens_maira.activations.decode_ahead import DecodedStudy, decode_study
+from sae_lens_maira.activations.format import (
+    FORMAT,
+    HEADER_NAME,
+    NORMS_PREFIX,
+    VERSION,
+    CachedStudy,
+    identity_hash,
+    to_json,
+    write_text,
+    write_unit,
+)
+from sae_lens_maira.activations.provider import CachedActivations
+from sae_lens_maira.activations.sae_lens_export import export_for_sae_lens
+from sae_lens_maira.activations.settings import CacheSettings
+from sae_lens_maira.activations.whole import finish
+from sae_lens_maira.activations.write import write_cache
+from sae_lens_maira.data.sources import SourceConfig, SourceError, open_source
+from sae_lens_maira.data.study import Study
+from sae_lens_maira.hooked import HookedMaira2
+from sae_lens_maira.maira2 import Maira2ForConditionalGeneration, Maira2Processor
+from sae_lens_maira.phantom.architecture import make_config, make_processor
+from sae_lens_maira.phantom.pretrained import PHANTOM_PATH
+from sae_lens_maira.phantom.tokenizer import train_tokenizer
+from sae_lens_maira.rows import TokenPolicy, encode_study
+
+HOOK = f"blocks.{MIDDLE}.hook_resid_post"
+MAX_OVERHEAD, MIN_LENGTH_GAIN, MIN_OVER_SAE_LENS, MIN_OF_SEQUENTIAL, MAX_GROWTH = 0.10, 1.5, 5.0, 0.8, 0.05
+MAIRA2_IMAGE_TOKENS = 1369
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    n_studies: int = 16
+    n_rounds: int = 5
+    n_reports: int = 256
+    n_timed_reports: int = 64
+    n_units: int = 8
+    n_tokens_per_unit: int = 32_768
+    d_in: int = 1024
+    n_few: int = 1_000
+    n_many: int = 20_000
+
+
+SMOKE = Sizes(4, 1, 24, 4, 2, 4096, 256, 40, 80)
+
+
+@torch.no_grad()
+def caching(sizes: Sizes) -> None:
+    """Whole caching against the bare forward."""
+    model, processor, studies = make_model()
+    hooked = HookedMaira2(model, processor, studies[: sizes.n_studies])
+    settings = CacheSettings((HOOK,), unit_size=sizes.n_studies, max_batch_tokens=2048)
+    plan = plan_unit(
+        0,
+        range(len(hooked.reader.studies)),
+        hooked.reader.studies,
+        processor,
+        hooked.policy,
+        hooked.row_vocabulary,
+        context_size=None,
+        max_length=hooked.cfg.n_ctx,
+        max_batch_tokens=settings.max_batch_tokens,
+    )
+    ready: list[dict[str, Any]] = []
+    for batch in plan.batches:
+        decoded = [study for entry in batch if isinstance(study := decode_study(entry, processor), DecodedStudy)]
+        pixels = torch.cat([study.pixel_values for study in decoded])
+        ids, rows = [study.ids for study in batch], [study.row for study in batch]
+        width = max(len(row.tokens) for row in rows)
+        ready.append(hooked.reader.assemble(ids, rows, width, "right", pixels).model_inputs)
+    ratios: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        bare_forward(model, ready[0])
+        for turn in range(sizes.n_rounds):
+            path = Path(folder) / str(turn)
+            ways: dict[str, Callable[[], object]] = {
+                "bare": lambda: [bare_forward(model, inputs) for inputs in ready],
+                "cache": lambda path=path: write_cache(hooked, path, settings, show_progress=False),
+            }
+            order = list(ways) if turn % 2 == 0 else list(ways)[::-1]
+            found = {name: seconds(ways[name]) for name in order}
+            ratios.append(found["cache"] / found["bare"])
+            print(f"  round {turn}: bare {found['bare']:.2f} s, caching {found['cache']:.2f} s")
+    print(
+        f"caching over the bare forward: {statistics.median(ratios) - 1:+.1%} on {len(studies[: sizes.n_studies])} "
+        f"studies in {len(ready)} batches (target at most {MAX_OVERHEAD:+.0%})"
+    )
+
+
+@torch.no_grad()
+def lengths(sizes: Sizes) -> None:
+    """Batches by length against batches by arrival."""
+    try:
+        studies = open_source(SourceConfig(kind="openi", missing_images="phantom", n_studies=sizes.n_reports))
+    except SourceError as error:
+        print(f"lengths: left out ({error})")
+        return
+    processor = Maira2Processor.from_pretrained(PHANTOM_PATH)
+    prompts = [encode_study(study, processor, TokenPolicy())[0] for study in studies]
+    n_images = [int((ids == processor.image_token_id).sum()) // processor.n_image_tokens for ids in prompts]
+    found = [len(ids) for ids in prompts]
+    texts = [n - images * processor.n_image_tokens for n, images in zip(found, n_images, strict=True)]
+    real = [n + images * MAIRA2_IMAGE_TOKENS for n, images in zip(texts, n_images, strict=True)]
+    for name, values, budget in (
+        ("text alone", texts, 2048),
+        ("phantom images", found, 4096),
+        ("MAIRA-2's images", real, 8192),
+    ):
+        by_length, by_arrival = _batches(values, budget)
+        print(
+            f"  {name}: {min(values)} to {max(values)} tokens, padded tokens by arrival over by length "
+            f"{_padded(by_arrival) / _padded(by_length):.2f} x"
+        )
+    model, _, _ = make_model()
+    by_length, by_arrival = _batches(found[: sizes.n_timed_reports], 4096)
+    _run_texts(model, by_length[:1])
+    ratios: list[float] = []
+    for turn in range(sizes.n_rounds):
+        pair = [by_length, by_arrival] if turn % 2 == 0 else [by_arrival, by_length]
+        took = [seconds(lambda batches=batches: _run_texts(model, batches)) for batches in pair]
+        ratios.append(took[1] / took[0] if turn % 2 == 0 else took[0] / took[1])
+    print(
+        f"batches by arrival over by length, timed with phantom images: {statistics.median(ratios):.2f} x (target at "
+        f"least {MIN_LENGTH_GAIN} x)"
+    )
+
+
+def _batches(values: Sequence[int], budget: int) -> tuple[list[list[int]], list[list[int]]]:
+    ordered = sorted(values)
+    by_length = [[ordered[index] for index in cut] for cut in cut_into_batches(ordered, budget)]
+    n_each = max(round(len(values) / len(by_length)), 1)
+    return by_length, [list(values[start : start + n_each]) for start in range(0, len(values), n_each)]
+
+
+def _padded(batches: Sequence[Sequence[int]]) -> int:
+    return sum(len(batch) * max(batch) for batch in batches)
+
+
+def _run_texts(model: Maira2ForConditionalGeneration, batches: Sequence[Sequence[int]]) -> None:
+    """The language model's first layers on token ids of given lengths."""
+    for batch in batches:
+        mask = torch.arange(max(batch))[None] < torch.tensor(batch)[:, None]
+        ids = torch.full(mask.shape, 5)
+        bare_forward(model, {"input_ids": ids, "attention_mask": mask.long()})
+
+
+def readers(sizes: Sizes) -> None:
+    """Tokens a second of three readers of the same activations."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = _make_cache(Path(folder) / "cache", sizes)
+        context, batch_size = 128, 4096
+        export_for_sae_lens(cache, HOOK, Path(folder) / "export", context_size=context, show_progress=False)
+        provider = CachedActivations(cache, HOOK, batch_size=batch_size)
+        theirs = _sae_lens_store(Path(folder) / "export", sizes.d_in, context, batch_size)
+        tensors = [block.activations for block in cache.blocks(HOOK)]
+
+        def sequential() -> int:
+            starts = [(t, start) for t in tensors for start in range(0, len(t) - batch_size + 1, batch_size)]
+            for tensor, start in starts:
+                tensor[start : start + batch_size].to(torch.float32, copy=True)
+            return len(starts) * batch_size
+
+        def served(iterator: Any, n_batches: int) -> int:
+            return sum(len(next(iterator)) for _ in range(n_batches))
+
+        n_batches = cache.n_tokens // batch_size
+        ways: dict[str, Callable[[], int]] = {
+            "sequential": sequential,
+            "shuffled": lambda: served(provider, n_batches),
+            "SAE-Lens": lambda: served(theirs, max(n_batches // 4, 16)),
+        }
+        for way in ways.values():
+            way()
+        rounds: list[dict[str, float]] = []
+        for turn in range(3 * sizes.n_rounds):
+            chosen = list(ways.items())
+            chosen = chosen[turn % len(chosen) :] + chosen[: turn % len(chosen)]
+            rounds.append({name: _rate(way) for name, way in chosen})
+    for name in ways:
+        print(f"  {name:10} {statistics.median(found[name] for found in rounds):12.0f} tokens a second")
+    over = statistics.median(found["shuffled"] / found["SAE-Lens"] for found in rounds)
+    share = statistics.median(found["shuffled"] / found["sequential"] for found in rounds)
+    print(f"shuffled over SAE-Lens's reader: {over:.1f} x (target at least {MIN_OVER_SAE_LENS:g} x)")
+    print(f"shuffled over the plain sequential read: {share:.0%} (target at least {MIN_OF_SEQUENTIAL:.0%})")
+
+
+def _rate(way: Callable[[], int]) -> float:
+    start = time.perf_counter()
+    return way() / (time.perf_counter() - start)
+
+
+def _make_cache(path: Path, sizes: Sizes) -> ActivationCache:
+    identity = {"hook_names": [HOOK], "d_in": sizes.d_in, "dtype": "float16"}
+    identity |= {"n_studies": sizes.n_units, "unit_size": 1}
+    path.mkdir()
+    header = {"format": FORMAT, "version": VERSION, "identity": identity, "about": {}}
+    write_text(path / HEADER_NAME, to_json(header))
+    n = sizes.n_tokens_per_unit
+    for unit in range(sizes.n_units):
+        values = torch.randn(n, sizes.d_in).half()
+        parts = {
+            HOOK: [values],
+            NORMS_PREFIX + HOOK: [values.float().norm(dim=-1)],
+            "token_ids": [torch.zeros(n, dtype=torch.int32)],
+            "study_index": [torch.full((n,), unit, dtype=torch.int32)],
+            "position": [torch.arange(n, dtype=torch.int32)],
+            "kind": [torch.zeros(n, dtype=torch.uint8)],
+        }
+        write_unit(path, unit, identity_hash(identity), parts, [CachedStudy(unit, str(unit), n, {})], [])
+    finish(path)
+    return ActivationCache.open(path)
+
+
+def _sae_lens_store(path: Path, d_in: int, context: int, batch_size: int) -> Any:
+    from sae_lens.training.activations_store import ActivationsStore
+
+    no_model: Any = None
+    return ActivationsStore(
+        model=no_model,
+        dataset=None,
+        streaming=False,
+        hook_name=HOOK,
+        hook_head_index=None,
+        context_size=context,
+        d_in=d_in,
+        n_batches_in_buffer=4 * batch_size // context,
+        total_training_tokens=1,
+        store_batch_size_prompts=batch_size // context,
+        train_batch_size_tokens=batch_size,
+        prepend_bos=False,
+        normalize_activations="none",
+        device=torch.device("cpu"),
+        dtype="float32",
+        cached_activations_path=str(path),
+    )
+
+
+@dataclass(frozen=True)
+class _NoiseImage:
+    seed: int
+
+    def open(self) -> Image.Image:
+        return Image.fromarray(np.random.default_rng(self.seed).integers(0, 255, (112, 112), dtype=np.uint8))
+
+
+class _ManyStudies(Sequence[Study]):
+    """Studies that cost no memory until they are asked for."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.fingerprint = n, f"noise {n}"
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: Any) -> Any:
+        return Study(f"s{index}", f"p{index}", _NoiseImage(index), findings="Small effusion. " * (1 + index % 7))
+
+
+def _cache_many(n: int) -> None:
+    """Cache so many studies with a tiny model, and print the peak of resident memory in kB."""
+    torch.set_num_threads(1)
+    tokenizer = train_tokenizer(["Small effusion. No pneumothorax."] * 4)
+    config = make_config(tokenizer, d_vision=32, n_vision_layers=1, d_model=64, n_layers=1, d_mlp=64)
+    model = HookedMaira2(
+        Maira2ForConditionalGeneration(config).eval(), make_processor(tokenizer), _ManyStudies(n), name="tiny"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_cache(model, Path(folder), CacheSettings(("blocks.0.hook_resid_post",)), show_progress=False)
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(json.dumps(int(fields["VmHWM"].split()[0])))
+
+
+def memory(sizes: Sizes) -> None:
+    """Peak memory of caching few and many studies."""
+    peaks: list[int] = []
+    for n in (sizes.n_few, sizes.n_many):
+        command = [sys.executable, "-m", "benchmarks.caching", "--only-cache", str(n)]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(json.loads(result.stdout.splitlines()[-1]))
+        print(f"  {n} studies: {peaks[-1] / 1e3:.0f} MB at the peak")
+    print(f"growth of peak memory: {peaks[1] / peaks[0] - 1:+.1%} (target at most {MAX_GROWTH:+.0%})")
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Run all four parts, or those named."""
+    parts = {"caching": caching, "lengths": lengths, "readers": readers, "memory": memory}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[[], *parts], help="all if none is named")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run?")
+    parser.add_argument("--only-cache", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.only_cache is not None:
+        _cache_many(options.only_cache)
+        return
+    sizes = SMOKE if options.smoke else Sizes()
+    print(f"{torch.get_num_threads()} threads; {sizes}")
+    for name in options.parts or parts:
+        print(f"\n### {name}", flush=True)
+        parts[name](sizes)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
