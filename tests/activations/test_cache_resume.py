@@ -19,6 +19,7 @@ from sae_lens_maira.activations.identity import CacheMismatch
 from sae_lens_maira.activations.settings import Shard
 from sae_lens_maira.activations.whole import merge_caches
 from sae_lens_maira.activations.write import write_cache
+from sae_lens_maira.cli import main
 from sae_lens_maira.rows import TokenPolicy
 from tests.activations.conftest import N_STUDIES, break_images, make_model, make_settings, make_studies, tree
 from tests.conftest import CHECKPOINT_PATH
@@ -44,24 +45,29 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_run_does(tmp_path):
     config = {
         "model": str(CHECKPOINT_PATH),
         "device": "cpu",
-        "source": {"kind": "phantom", "n_studies": 100, "seed": 3},
-        "cache": {"hook_names": ["blocks.0.hook_resid_post"], "dtype": "float32", "unit_size": 5},
+        "source": {"kind": "phantom", "n_studies": 40, "seed": 3},
+        "cache": {"hook_names": ["blocks.0.hook_resid_post"], "dtype": "float32", "unit_size": 2},
     }
     (tmp_path / "cache.yaml").write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "sae_lens_maira.cli", "cache", "--config", str(tmp_path / "cache.yaml")]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([*command, "--out", str(tmp_path / "cache")], stdout=log, stderr=log)
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "cache" / "units" / "000001.json").is_file() and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130, (tmp_path / "log").read_text()[-2000:]
+        try:
+            deadline = time.monotonic() + 300
+            while not (tmp_path / "cache" / "units" / "000001.json").is_file() and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=300) == 130, (tmp_path / "log").read_text()[-2000:]
+        finally:
+            process.kill()
     said = (tmp_path / "log").read_text().splitlines()[-1]
     assert said.startswith("sae-lens-maira: interrupted after ")
     assert said.endswith(" of 20 units; the same command goes on from there")
     with pytest.raises(CacheError, match=r"is not finished: \d+ of 20 units are done"):
         ActivationCache.open(tmp_path / "cache")
+    assert main([*command[3:], "--out", str(tmp_path / "cache")]) == 0
+    assert ActivationCache.open(tmp_path / "cache").n_studies == 40
 
 
 def test_a_second_run_does_nothing(cached_model, cache_path):
