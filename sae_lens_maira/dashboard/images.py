@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+
+from PIL.Image import Image
 
 from sae_lens_maira.data.study import LazyImage, Study
 from sae_lens_maira.maira2.images import ImageError, to_stretched_grey
@@ -15,6 +19,33 @@ logger = logging.getLogger(__name__)
 VIEWS = {"frontal": "frontal", "lateral": "lateral", "prior": "prior_frontal"}
 """Names in files, and attributes of a study."""
 _QUALITY = 80
+
+
+class SharedImage:
+    """An image that the model and the gallery both open, and that is made once: the first one leaves it to the second.
+
+    Args:
+        image: to open.
+        n_uses: how often it will be wanted at about the same time.
+    """
+
+    def __init__(self, image: LazyImage, n_uses: int = 2) -> None:
+        self._image, self._n_uses = image, n_uses
+        self._lock = threading.Lock()
+        self._opened: Image | None = None
+
+    def open(self) -> Image:
+        with self._lock:
+            opened = self._image.open() if self._opened is None else self._opened
+            self._n_uses -= 1
+            self._opened = opened if self._n_uses > 0 else None
+            return opened.copy()
+
+
+def with_shared_images(study: Study) -> Study:
+    """The same study, each of whose images is made once for two uses."""
+    images = {name: getattr(study, name) for name in VIEWS.values()}
+    return replace(study, **{name: SharedImage(image) for name, image in images.items() if image is not None})
 
 
 def write_image(image: LazyImage, path: Path, size: int) -> tuple[int, int]:

@@ -19,15 +19,15 @@ import numpy as np
 from sae_lens_maira.activations.identity import check_cache_fits
 from sae_lens_maira.dashboard.data_files import INDEX
 from sae_lens_maira.dashboard.gallery import GalleryText, write_features, write_index, write_static, write_studies
-from sae_lens_maira.dashboard.images import ImageWriter
+from sae_lens_maira.dashboard.images import ImageWriter, with_shared_images
 from sae_lens_maira.dashboard.neuronpedia import write_neuronpedia
 from sae_lens_maira.dashboard.origin import Origin
 from sae_lens_maira.dashboard.pages import Subject, write_pages
 from sae_lens_maira.dashboard.recording import Recording, record
 from sae_lens_maira.dashboard.table import compute_table
+from sae_lens_maira.data.study import Study
 from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.identity import check_sae_fits
-from sae_lens_maira.row_dataset import build_rows
 from sae_lens_maira.share.interpretations import Interpretation
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ class DashboardSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DashboardError(f"{name} is {value}; it must be at least 1.")
+
+    def shows(self, study: Study) -> bool:
+        """Whether a study's text and images are shown."""
+        return study.shareable or self.include_private
 
     def page_list(self, n_features: int, strongest: Sequence[int]) -> list[int]:
         """The features that ``pages`` names.
@@ -189,9 +193,12 @@ def subject_of(
     scratch: Path,
     settings: DashboardSettings,
     cache: ActivationCache | None = None,
+    images: ImageWriter | None = None,
     show_progress: bool = True,
 ) -> Subject:
     """Record the chosen studies, from a cache or with one run of the model.
+
+    While the model runs, the images of the studies that may be shown are written, if ``images`` is given.
 
     Raises:
         DashboardError: the SAE does not say where it reads.
@@ -203,25 +210,33 @@ def subject_of(
     if cache is None:
         context_size = sae.cfg.metadata.context_size or model.cfg.n_ctx
         chosen = model.reader.studies[: settings.n_studies]
-        rows = build_rows(
-            chosen,
-            model.processor,
-            model.policy,
-            context_size=context_size,
-            d_vocab=model.cfg.d_vocab,
-            show_progress=show_progress,
-        )
+        if images is not None:
+            chosen = [with_shared_images(study) if settings.shows(study) else study for study in chosen]
+        # The same weights, knowing the chosen studies alone.
+        runner = HookedMaira2(model.maira2, model.processor, chosen, model.policy, model.cfg.model_name)
+        rows = runner.rows(context_size, show_progress=show_progress)
+
+        def write_images(indices: range) -> None:
+            for index in indices:
+                if images is not None and settings.shows(chosen[index]):
+                    images.add(index, chosen[index])
+
         recording = record(
-            model,
+            runner,
             rows,
             hook_name,
             scratch / "recording",
             batch_size=settings.batch_size,
+            before_batch=write_images,
             show_progress=show_progress,
         )
         return Subject(sae, model, recording, hook_name)
     check_cache_fits(cache.path, cache.identity, model)
     n_studies = min(settings.n_studies or len(model.reader.studies), len(model.reader.studies))
+    if images is not None:
+        for index in range(n_studies):
+            if settings.shows(study := model.reader.studies[index]):
+                images.add(index, study)
     return Subject(sae, model, Recording(list(cache.blocks(hook_name)), n_studies), hook_name)
 
 
@@ -240,10 +255,7 @@ def _make(
     n_chosen = min(settings.n_studies or len(studies), len(studies))
     with ImageWriter(made, settings.image_size) as images:
         known = [studies[index] for index in range(n_chosen)]
-        for index, study in enumerate(known):
-            if study.shareable or settings.include_private:
-                images.add(index, study)
-        subject = subject_of(sae, model, scratch, settings, cache, show_progress)
+        subject = subject_of(sae, model, scratch, settings, cache, images, show_progress)
         recording = subject.recording
         own = [known[index] for index in recording.studies]
         shareable = np.array([study.shareable for study in own])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -157,6 +157,7 @@ def record(
     folder: Path,
     *,
     batch_size: int = 16,
+    before_batch: Callable[[range], None] = lambda _: None,
     show_progress: bool = True,
 ) -> Recording:
     """Run the model once on every study, and keep its activations in a file.
@@ -167,6 +168,7 @@ def record(
         hook_name: where to read, such as ``blocks.15.hook_resid_post``.
         folder: for the file.
         batch_size: studies a forward.
+        before_batch: called with the studies' indices before each.
         show_progress: whether to show a progress bar.
     """
     hidden = not show_progress
@@ -181,6 +183,7 @@ def record(
     done = 0
     for start, own in tqdm(zip(starts, lengths, strict=True), desc="activations", total=len(starts), disable=hidden):
         batch = dataset[start : start + batch_size]
+        before_batch(range(start, start + len(own)))
         width = int(own.max())
         is_token = batch["kinds"][:, :width] != TokenKind.PAD
         tokens = torch.from_numpy(np.ascontiguousarray(batch["tokens"][:, :width])).to(model.cfg.device)
