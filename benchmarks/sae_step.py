@@ -1,7 +1,8 @@
 """One training step of the Matryoshka SAE, optimiser included: this package, SAE-Lens and dictionary_learning.
 
-All train from the same data in one process, with the same number of threads, turn by turn: every round times one step
-of each, so that a slow moment of the machine hits all of them, and the ratios are medians over rounds. SAE-Lens and
+All train from the same data in one process, with the same number of threads, turn by turn, so that a slow moment of the
+machine hits all of them. A turn is one step that is not timed, which brings a library's own memory back as its own
+training would find it, and then the median of three; ratios are medians over rounds. SAE-Lens and
 this package run in SAE-Lens's stock `SAETrainer` (statistics of firing, gradient clipping, scheduler);
 dictionary_learning runs its `MatryoshkaBatchTopKTrainer.update`. The floor is one encoder product, `x @ W_enc`. Peak
 memory is measured in one process a library, as the growth of the resident set over steps.
@@ -12,12 +13,12 @@ from __future__ import annotations
 import argparse
 import gc
 import multiprocessing
-import resource
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -129,18 +130,22 @@ def time_steps(size: Size, n_rounds: int, clock: Callable[[], float]) -> dict[st
     """Seconds a step, by library and round; two steps of each before the clock starts."""
     data = batches(size)
     steps = {library: make_step(library, size) for library in (OURS, *PEERS)}
-    x, weights = data[0], torch.randn(size.d_in, size.d_sae)
+    weights = torch.randn(size.d_in, size.d_sae)
     out = torch.empty(N_TOKENS, size.d_sae)
     steps["floor"] = lambda x: torch.mm(x, weights, out=out)
     found: dict[str, list[float]] = {library: [] for library in steps}
-    for index in range(-2, n_rounds):
-        x = data[index % len(data)]
+    for index in range(-1, n_rounds):
         for library, step in steps.items():
-            start = clock()
-            step(x)
+            seconds = [_time(step, x, clock) for x in data]
             if index >= 0:
-                found[library].append(clock() - start)
+                found[library].append(statistics.median(seconds[1:]))
     return found
+
+
+def _time(step: Callable[[torch.Tensor], object], x: torch.Tensor, clock: Callable[[], float]) -> float:
+    start = clock()
+    step(x)
+    return clock() - start
 
 
 def _peak(library: str, size: Size, queue: multiprocessing.Queue[float]) -> None:
@@ -148,16 +153,16 @@ def _peak(library: str, size: Size, queue: multiprocessing.Queue[float]) -> None
     data = batches(size, 2)
     step = make_step(library, size)
     gc.collect()
-    start = _resident_bytes()
+    start = _memory_mib("VmRSS")
     for x in (*data, *data):
         step(x)
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - start) / 2**20)
+    queue.put(_memory_mib("VmHWM") - start)
 
 
-def _resident_bytes() -> int:
-    from pathlib import Path
-
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def _memory_mib(field: str) -> float:
+    """A line of /proc/self/status. `getrusage` will not do: a new process starts with its parent's peak."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":"))
 
 
 def peak_memory(library: str, size: Size) -> float:

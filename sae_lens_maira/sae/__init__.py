@@ -5,6 +5,7 @@ prefixes.py     groups of the dictionary        selection.py   exact top-k witho
 pattern.py      active pairs in two orders      kernels.py     sparse encoder and nested decoder
 auxiliary.py    losses of dead latents          optimizer.py   fused Adam, unit-norm decoder
 activation.py   dense top-k                     statistics.py  geometric median, logged metrics
+firing.py       activations that count quickly
 """
 
 from sae_lens import register_sae_training_class

@@ -26,6 +26,7 @@ from typing_extensions import override
 from sae_lens_maira.sae.activation import OrderedBatchTopK, OrderedTopK
 from sae_lens_maira.sae.auxiliary import auxiliary_loss
 from sae_lens_maira.sae.config import MairaMatryoshkaTrainingSAEConfig
+from sae_lens_maira.sae.firing import CountableActivations
 from sae_lens_maira.sae.kernels import nested_reconstruction, selected_preactivations
 from sae_lens_maira.sae.optimizer import link_optimizer, normalise_rows_, without_parallel_gradient
 from sae_lens_maira.sae.pattern import make_pattern
@@ -123,7 +124,7 @@ class MairaMatryoshkaTrainingSAE(MatryoshkaBatchTopKTrainingSAE):
         output = TrainStepOutput(
             sae_in=step_input.sae_in,
             sae_out=result.reconstruction + offset,
-            feature_acts=result.activations,
+            feature_acts=_countable(result.activations),
             hidden_pre=result.hidden_pre,
             loss=result.loss + auxiliary,
             losses=losses,
@@ -324,6 +325,10 @@ def _latent_major(W_enc: Tensor) -> Tensor:
 def _prefix_names(prefixes: str, widths: list[int]) -> list[str]:
     """Names for the log. Sampled widths differ from step to step, so those prefixes are numbered."""
     return [str(width) if prefixes == "fixed" else f"sampled_{index}" for index, width in enumerate(widths)]
+
+
+def _countable(activations: Tensor) -> Tensor:
+    return CountableActivations(activations) if activations.is_sparse else activations
 
 
 def _fired(activations: Tensor) -> Tensor:
