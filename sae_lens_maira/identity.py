@@ -21,16 +21,17 @@ class SaeMismatch(ValueError):
 
 
 def fingerprint_weights(model: torch.nn.Module) -> str:
-    """A hash of the weights: names, shapes and 64 evenly spaced values of each, rounded to bf16.
+    """A hash of the weights: shapes and 64 evenly spaced values of each, rounded to bf16.
 
-    The rounding makes a model loaded in bf16 and the same model in fp32 agree.
+    The rounding makes a model loaded in bf16 and the same model in fp32 agree. Weights are taken in the order in which
+    modules hold them: unlike their names, it is the same in transformers 4 and 5.
 
     Args:
         model: with its weights in memory, on any devices.
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+    for parameter in model.parameters():
+        digest.update(f"{tuple(parameter.shape)}".encode())
         flat = parameter.detach().reshape(-1)
         stride = max(len(flat) // _SAMPLES_PER_TENSOR, 1)
         sample = flat[::stride].to("cpu", torch.bfloat16).contiguous()
