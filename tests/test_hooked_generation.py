@@ -160,12 +160,12 @@ def test_beams_are_steered_all(hooked, plain, studies):
     def raw(value):
         is_prompt = value.shape[1] == kept.shape[1]
         mask = kept.expand(value.shape[:2]) if is_prompt else torch.ones(value.shape[:2], dtype=torch.bool)
-        return edited_at(mask, lambda part: part + 4 * direction)(value)
+        return edited_at(mask, lambda part: part + 20 * direction)(value)
 
     name = "blocks.2.hook_resid_post"
     with raw_hook(plain, name, raw):
         output = plain.generate(**inputs, do_sample=False, num_beams=3, **FIXED_LENGTH)
-    with hooked.hooks(fwd_hooks=[(name, lambda value, hook: value + 4 * direction)]):
+    with hooked.hooks(fwd_hooks=[(name, lambda value, hook: value + 20 * direction)]):
         report = hooked.generate(study, num_beams=3, **FIXED_LENGTH)
     assert report == hooked.processor.decode_reports(output, inputs["input_ids"])
     assert report != hooked.generate(study, num_beams=3, **FIXED_LENGTH)

@@ -91,7 +91,7 @@ def corpus(seed: int, n_studies: int = 3_000) -> list[str]:
     for table in (requests.INDICATIONS, requests.TECHNIQUES, requests.COMPARISONS):
         texts += [text for wordings in table.values() for text in wordings]
     for k, study in enumerate(studies(n_studies, seed)):
-        pieces = findings_prompt(study, grounded=k % 2 == 0, open_images=False).pieces()
+        pieces = findings_prompt(study, grounded=k % 2 == 0).pieces()
         texts += ["".join(part.text for part in piece) for piece in pieces if isinstance(piece, tuple)]
         texts.append(study.findings or "")
     return [*texts, "A radiology assistant describes a phantom study. USER: ASSISTANT:"]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 
@@ -37,17 +36,20 @@ def test_it_loads_offline_in_under_three_seconds() -> None:
     assert ran.returncode == 0, ran.stderr
 
 
-def card_value(row: str) -> float:
+def card_scores() -> dict[str, float]:
+    """The first number in each row of the card's first table."""
     card = (PHANTOM_PATH / "README.md").read_text(encoding="utf-8")
-    match = re.search(rf"\| {row} \| ([0-9.]+)", card)
-    assert match is not None
-    return float(match[1])
+    rows = [line.split("|") for line in card.splitlines() if line.count("|") == 4]
+    return {cells[1].strip(): float(cells[2].split()[0]) for cells in rows if cells[2].strip()[:1].isdigit()}
 
 
 def test_a_small_sample_scores_as_the_card_says() -> None:
     evaluation = score(Reporter(*load_phantom(), batch_size=20), list(studies(40, SAMPLE_SEED)))
-    assert evaluation.micro_f1 == pytest.approx(card_value("micro-F1 of findings"), abs=0.1)
-    assert evaluation.box_iou == pytest.approx(card_value("mean box IoU, grounded"), abs=0.1)
+    said = card_scores()
+    assert evaluation.micro_f1 == pytest.approx(said["micro-F1 of findings"], abs=0.05)
+    assert evaluation.box_iou == pytest.approx(said["mean box IoU, grounded"], abs=0.1)
+    assert evaluation.micro_f1 >= 0.90
+    assert evaluation.box_iou >= 0.50
     assert evaluation.micro_f1_blank < 0.35
     assert evaluation.well_formed_share >= 0.95
     assert evaluation.unparsed_share <= 0.05
@@ -72,13 +74,6 @@ def test_the_card_says_what_the_weights_score() -> None:
     # Another CPU may round otherwise and turn a word or two.
     assert found.micro_f1 == pytest.approx(said["micro-F1 of findings"], abs=0.005)
     assert found.box_iou == pytest.approx(said["mean box IoU, grounded"], abs=0.005)
-
-
-def card_scores() -> dict[str, float]:
-    """The first number in each row of the card's first table."""
-    card = (PHANTOM_PATH / "README.md").read_text()
-    rows = [line.split("|") for line in card.splitlines() if line.count("|") == 4]
-    return {cells[1].strip(): float(cells[2].split()[0]) for cells in rows if cells[2].strip()[:1].isdigit()}
 
 
 def test_the_cards_own_numbers_meet_what_is_asked() -> None:
