@@ -1,6 +1,5 @@
 """Open-i: invented reports in its format, and the 3,955 real ones."""
 
-import importlib.util
 import io
 import pickle
 import tarfile
@@ -21,10 +20,6 @@ from sae_lens_maira.data.study import Label
 from sae_lens_maira.phantom.scene import PhantomImage
 from tests.data.miniature_openi import add_images, openi, write_archive, write_report
 
-needs_reports = pytest.mark.skipif(
-    importlib.util.find_spec("torchxrayvision") is None,
-    reason="needs Open-i's reports: pip install --no-deps torchxrayvision",
-)
 SECTIONS = ("INDICATION", "COMPARISON", "FINDINGS", "IMPRESSION")
 
 
@@ -252,7 +247,6 @@ def labelled():
     return found
 
 
-@needs_reports
 def test_all_real_reports_parse_into_the_sections_that_their_xml_labels(labelled):
     assert len(labelled) == 3955
     for name, (xml, sections) in labelled.items():
@@ -262,7 +256,6 @@ def test_all_real_reports_parse_into_the_sections_that_their_xml_labels(labelled
         assert report.licence == "http://creativecommons.org/licenses/by-nc-nd/4.0/"
 
 
-@needs_reports
 def test_all_real_reports_are_studies_or_counted():
     source = open_source(SourceConfig(kind="openi", missing_images="phantom"))
     assert (len(source), source.unusable) == (3425, {"no findings": 530})
@@ -305,7 +298,6 @@ STYLES = {
 }
 
 
-@needs_reports
 @pytest.mark.parametrize("style", STYLES)
 def test_the_free_text_parser_recovers_the_labelled_sections(labelled, style):
     names, preamble, layout = STYLES[style]
