@@ -36,7 +36,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -305,9 +305,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
-def unfinished_files(path: Path) -> list[Path]:
-    """What killed processes left of a file."""
-    return list(path.parent.glob(f".{path.name}.*.tmp"))
+def remove_unfinished(cache_path: Path, units: Container[int]) -> None:
+    """Remove what killed processes left of units' files."""
+    for leftover in (cache_path / UNITS_NAME).glob(".*.tmp"):
+        number = leftover.name[1:].split(".")[0]
+        if number.isdigit() and int(number) in units:
+            leftover.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -25,10 +25,10 @@ from sae_lens_maira.activations.format import (
     read_contents,
     read_record,
     record_path,
+    remove_unfinished,
     replacing,
     sync_folder,
     to_json,
-    unfinished_files,
     unit_path,
     write_text,
 )
@@ -86,14 +86,12 @@ def finish(path: Path) -> dict[str, Any] | None:
     records = done_units(path, units)
     if len(records) < len(units):
         return None
-    for unit in units:
-        for leftover in (*unfinished_files(unit_path(path, unit)), *unfinished_files(record_path(path, unit))):
-            leftover.unlink(missing_ok=True)
+    remove_unfinished(path, units)
     manifest = make_manifest([records[unit] for unit in units])
     write_skipped(path, read_skipped(path, units))
     write_text(path / MANIFEST_NAME, to_json(manifest))
     for name in (HEADER_NAME, SKIPPED_NAME, MANIFEST_NAME):
-        for leftover in unfinished_files(path / name):
+        for leftover in path.glob(f".{name}.*.tmp"):
             leftover.unlink(missing_ok=True)
     return manifest
 

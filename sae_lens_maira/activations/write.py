@@ -32,10 +32,8 @@ from sae_lens_maira.activations.format import (
     SkippedStudy,
     UnitRecord,
     identity_hash,
-    record_path,
+    remove_unfinished,
     to_json,
-    unfinished_files,
-    unit_path,
     write_text,
 )
 from sae_lens_maira.activations.identity import check_same, make_header, read_header
@@ -126,9 +124,7 @@ def write_cache(
     identity = header["identity"]
     shard = shard or Shard()
     units = shard.of(count_units(identity))
-    for unit in units:
-        for leftover in (*unfinished_files(unit_path(path, unit)), *unfinished_files(record_path(path, unit))):
-            leftover.unlink(missing_ok=True)
+    remove_unfinished(path, units)
     done = done_units(path, units)
     _announce(model, path, settings, len(units), len(done))
     try:
