@@ -30,7 +30,7 @@ from PIL import Image
 
 from benchmarks.bridge import MIDDLE, bare_forward, make_model, seconds
 from sae_lens_maira.activations import ActivationCache
-from sae_lens_maira.activations.batching import cut_into_batches, plan_unit
+from sae_lens_maira.activations.batching import UnitPlanner, cut_into_batches
 from sae_lens_maira.activations.decode_ahead import DecodedStudy, decode_study
 from sae_lens_maira.activations.format import (
     FORMAT,
@@ -86,17 +86,7 @@ def caching(sizes: Sizes) -> None:
     model, processor, studies = make_model()
     hooked = HookedMaira2(model, processor, studies[: sizes.n_studies])
     settings = CacheSettings((HOOK,), unit_size=sizes.n_studies, max_batch_tokens=2048)
-    plan = plan_unit(
-        0,
-        range(len(hooked.reader.studies)),
-        hooked.reader.studies,
-        processor,
-        hooked.policy,
-        hooked.row_vocabulary,
-        context_size=None,
-        max_length=hooked.cfg.n_ctx,
-        max_batch_tokens=settings.max_batch_tokens,
-    )
+    plan = UnitPlanner(hooked, settings).plan(0, range(len(hooked.reader.studies)))
     ready: list[dict[str, Any]] = []
     for batch in plan.batches:
         decoded = [study for entry in batch if isinstance(study := decode_study(entry, processor), DecodedStudy)]

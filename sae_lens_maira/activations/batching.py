@@ -12,13 +12,17 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sae_lens_maira.activations.format import SkippedStudy
+from sae_lens_maira.activations.settings import CacheSettings
 from sae_lens_maira.data.study import Study
-from sae_lens_maira.maira2.processing import Maira2Processor
-from sae_lens_maira.rows import CompactRow, RowError, RowVocabulary, TokenPolicy, compact_row, encode_study
+from sae_lens_maira.rows import CompactRow, RowError, compact_row, encode_study
+
+if TYPE_CHECKING:
+    from sae_lens_maira.hooked import HookedMaira2
 
 # What the machine does, not the study: the next attempt may succeed.
 _PASSING_TROUBLE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
@@ -49,39 +53,52 @@ def is_passing_trouble(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _PASSING_TROUBLE
 
 
-def plan_unit(
-    unit: int,
-    indices: range,
-    studies: Sequence[Study],
-    processor: Maira2Processor,
-    policy: TokenPolicy,
-    vocabulary: RowVocabulary,
-    *,
-    context_size: int | None,
-    max_length: int,
-    max_batch_tokens: int,
-) -> UnitPlan:
-    """Encode a unit's studies and put them into batches.
+class UnitPlanner:
+    """Encodes the studies of units and puts them into batches.
 
     Args:
-        unit: its number.
-        indices: of its studies.
-        studies: the source.
-        processor: the model's.
-        policy: which tokens are kept.
-        vocabulary: of the rows.
-        context_size: cut rows to so many tokens.
-        max_length: tokens of the longest prompt that the model takes.
-        max_batch_tokens: see :func:`cut_into_batches`.
+        model: whose studies, processor and policy they are.
+        settings: how to cache.
     """
-    encoded: list[EncodedStudy] = []
-    skipped: list[SkippedStudy] = []
-    for index in indices:
-        found = _encode(index, studies, processor, policy, vocabulary, context_size, max_length)
-        (skipped if isinstance(found, SkippedStudy) else encoded).append(found)  # pyright: ignore[reportArgumentType]
-    encoded.sort(key=lambda study: (len(study.ids), study.index))
-    cuts = cut_into_batches([len(study.ids) for study in encoded], max_batch_tokens)
-    return UnitPlan(unit, tuple(tuple(encoded[cut.start : cut.stop]) for cut in cuts), tuple(skipped))
+
+    def __init__(self, model: HookedMaira2, settings: CacheSettings) -> None:
+        self._studies, self._processor, self._policy = model.reader.studies, model.processor, model.policy
+        self._vocabulary, self._max_length = model.row_vocabulary, model.cfg.n_ctx
+        self._settings = settings
+
+    def plan(self, unit: int, indices: range) -> UnitPlan:
+        """The unit of this number, which holds the studies of these indices."""
+        encoded: list[EncodedStudy] = []
+        skipped: list[SkippedStudy] = []
+        for index in indices:
+            found = self._encode(index)
+            (skipped if isinstance(found, SkippedStudy) else encoded).append(found)  # pyright: ignore[reportArgumentType]
+        encoded.sort(key=lambda study: (len(study.ids), study.index))
+        cuts = cut_into_batches([len(study.ids) for study in encoded], self._settings.max_batch_tokens)
+        return UnitPlan(unit, tuple(tuple(encoded[cut.start : cut.stop]) for cut in cuts), tuple(skipped))
+
+    def _encode(self, index: int) -> EncodedStudy | SkippedStudy:
+        try:
+            study = self._studies[index]
+        except (ValueError, OSError, LookupError) as error:
+            if is_passing_trouble(error):
+                raise
+            # The message may quote the study.
+            return SkippedStudy(index, None, "unreadable study", type(error).__name__)
+        if self._policy.text == "findings" and not (study.findings or "").strip():
+            return SkippedStudy(index, study.study_id, "no findings")
+        try:
+            ids, kinds = encode_study(study, self._processor, self._policy)
+        except RowError:
+            return SkippedStudy(index, study.study_id, "text that cannot be encoded")
+        if len(ids) > self._max_length:
+            detail = f"{len(ids)} tokens, the model takes {self._max_length}"
+            return SkippedStudy(index, study.study_id, "too long", detail)
+        row = compact_row(ids, kinds, self._policy, self._vocabulary, index)
+        cut_at = self._settings.context_size
+        return EncodedStudy(
+            index, study, ids, CompactRow(row.tokens[:cut_at], row.positions[:cut_at], row.kinds[:cut_at])
+        )
 
 
 def cut_into_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[range]:
@@ -99,33 +116,3 @@ def cut_into_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[rang
     if start < len(lengths):
         cuts.append(range(start, len(lengths)))
     return cuts
-
-
-def _encode(
-    index: int,
-    studies: Sequence[Study],
-    processor: Maira2Processor,
-    policy: TokenPolicy,
-    vocabulary: RowVocabulary,
-    context_size: int | None,
-    max_length: int,
-) -> EncodedStudy | SkippedStudy:
-    try:
-        study = studies[index]
-    except (ValueError, OSError, LookupError) as error:
-        if is_passing_trouble(error):
-            raise
-        # The message may quote the study.
-        return SkippedStudy(index, None, "unreadable study", type(error).__name__)
-    if policy.text == "findings" and not (study.findings or "").strip():
-        return SkippedStudy(index, study.study_id, "no findings")
-    try:
-        ids, kinds = encode_study(study, processor, policy)
-    except RowError:
-        return SkippedStudy(index, study.study_id, "text that cannot be encoded")
-    if len(ids) > max_length:
-        return SkippedStudy(index, study.study_id, "too long", f"{len(ids)} tokens, the model takes {max_length}")
-    row = compact_row(ids, kinds, policy, vocabulary, index)
-    if context_size is not None:
-        row = CompactRow(row.tokens[:context_size], row.positions[:context_size], row.kinds[:context_size])
-    return EncodedStudy(index, study, ids, row)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -45,7 +45,7 @@ class CacheSettings:
             raise ConfigError("cache.hook_names must be a list of hook points, such as [blocks.15.hook_resid_post].")
         if len(set(self.hook_names)) != len(self.hook_names):
             raise ConfigError("cache.hook_names names a hook point twice.")
-        if self.dtype not in ("float32", "bfloat16", "float16"):
+        if self.dtype not in get_args(DtypeName):
             raise ConfigError(f"cache.dtype '{self.dtype}' is unknown; choose float32, bfloat16 or float16.")
         for name in ("unit_size", "max_batch_tokens", "workers", "decode_ahead"):
             if getattr(self, name) < 1:

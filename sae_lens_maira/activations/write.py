@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from sae_lens_maira.activations.batching import EncodedStudy, UnitPlan, plan_unit
+from sae_lens_maira.activations.batching import EncodedStudy, UnitPlan, UnitPlanner
 from sae_lens_maira.activations.decode_ahead import decode_study, map_ahead
 from sae_lens_maira.activations.format import (
     HEADER_NAME,
@@ -47,7 +47,6 @@ from sae_lens_maira.activations.whole import (
     read_skipped,
     write_skipped,
 )
-from sae_lens_maira.rows import RowVocabulary
 
 if TYPE_CHECKING:
     from sae_lens_maira.hooked import HookedMaira2
@@ -126,7 +125,8 @@ def write_cache(
     units = shard.of(count_units(identity))
     remove_unfinished(path, units)
     done = done_units(path, units)
-    _announce(model, path, settings, len(units), len(done))
+    if len(done) < len(units):
+        _announce(model, path, settings, len(units), len(done))
     try:
         _write_units(model, path, settings, identity_hash(identity), units, done, show_progress)
     except KeyboardInterrupt:
@@ -191,7 +191,7 @@ def _announce(model: HookedMaira2, path: Path, settings: CacheSettings, n_units:
 def _tokens_per_study(model: HookedMaira2, settings: CacheSettings) -> float:
     """Estimated from a sample, evenly spaced over the source."""
     n_studies = len(model.reader.studies)
-    plan = _planner(model, settings)(0, range(0, n_studies, -(-n_studies // _N_SAMPLED_STUDIES)))
+    plan = UnitPlanner(model, settings).plan(0, range(0, n_studies, -(-n_studies // _N_SAMPLED_STUDIES)))
     sampled = [study for batch in plan.batches for study in batch]
     return sum(len(study.row.tokens) for study in sampled) / (len(sampled) + len(plan.skipped))
 
@@ -202,23 +202,6 @@ def _readable(n_bytes: float) -> str:
             return f"{n_bytes:.3g} {unit}"
         n_bytes /= 1000
     return f"{n_bytes:.3g} TB"
-
-
-def _planner(model: HookedMaira2, settings: CacheSettings) -> Callable[[int, range], UnitPlan]:
-    def plan(unit: int, indices: range) -> UnitPlan:
-        return plan_unit(
-            unit,
-            indices,
-            model.reader.studies,
-            model.processor,
-            model.policy,
-            RowVocabulary(model.cfg.d_vocab),
-            context_size=settings.context_size,
-            max_length=model.cfg.n_ctx,
-            max_batch_tokens=settings.max_batch_tokens,
-        )
-
-    return plan
 
 
 def _write_units(
@@ -237,7 +220,7 @@ def _write_units(
 
     n_all = sum(len(studies_of(unit)) for unit in units)
     n_skipped = sum(record.n_skipped for record in done.values())
-    make_plan = _planner(model, settings)
+    units_planner = UnitPlanner(model, settings)
     with ExitStack() as stack:
         planner, decoders, writer = (
             _pool(stack, name, n) for name, n in (("plan", 1), ("decode", settings.workers), ("write", 1))
@@ -246,7 +229,7 @@ def _write_units(
         bar.update(sum(len(studies_of(unit)) for unit in done))
         plans = map_ahead(
             planner,
-            lambda unit: make_plan(unit, studies_of(unit)),
+            lambda unit: units_planner.plan(unit, studies_of(unit)),
             (unit for unit in units if unit not in done),
             _N_PLANS_AHEAD,
         )
