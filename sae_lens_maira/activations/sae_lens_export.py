@@ -44,10 +44,10 @@ def export_for_sae_lens(
         show_progress: whether to show a progress bar.
 
     Returns:
-        the number of contexts.
+        the number of contexts; the last tokens, fewer than a context, are left out, and the log says how many.
 
     Raises:
-        CacheError: the folder holds something, the cache has no such hook point, or less than one context of tokens.
+        CacheError: the folder holds something, the cache has no such hook point, or there is less than one context of tokens.
     """
     from datasets import Array2D, Dataset, Features, Value
     from datasets import Sequence as SequenceFeature
@@ -56,9 +56,12 @@ def export_for_sae_lens(
     cache.check_hook_name(hook_name)
     if path.exists() and any(path.iterdir()):
         raise CacheError(f"'{path}' is not empty; choose another folder.")
-    if cache.n_tokens < context_size:
+    selection = selection or TokenSelection()
+    n_tokens = sum(int(selection.of(unit).sum()) for unit in cache.units())
+    n_contexts = n_tokens // context_size
+    if not n_contexts:
         raise CacheError(
-            f"The cache '{cache.path}' has {cache.n_tokens} tokens, fewer than a context of {context_size}."
+            f"The cache '{cache.path}' has {n_tokens} tokens to export, fewer than a context of {context_size}."
         )
     # Arrow has no bfloat16.
     dtype = torch.float32 if cache.dtype == torch.bfloat16 else cache.dtype
@@ -71,15 +74,12 @@ def export_for_sae_lens(
     unfinished = path.with_name(f".{path.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    n_contexts = 0
     try:
         # One row a group: SAE-Lens reads slices of rows, and Arrow reads whole groups.
         with ArrowWriter(path=str(unfinished / "all.arrow"), features=features, writer_batch_size=1) as writer:
-            contexts = _contexts(cache, hook_name, context_size, selection or TokenSelection())
-            total = cache.n_tokens // context_size
-            for values, token_ids in tqdm(contexts, total=total, desc="exporting", disable=not show_progress):
+            contexts = _contexts(cache, hook_name, context_size, selection)
+            for values, token_ids in tqdm(contexts, total=n_contexts, desc="exporting", disable=not show_progress):
                 writer.write({hook_name: values.to(dtype).numpy(), "token_ids": token_ids.int().numpy()})
-                n_contexts += 1
             writer.finalize()
         dataset = Dataset.from_file(str(unfinished / "all.arrow"))
         dataset.save_to_disk(str(unfinished / "dataset"), num_shards=1)
@@ -89,7 +89,13 @@ def export_for_sae_lens(
         (unfinished / "dataset").rename(path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    logger.info("'%s': %d contexts of %d tokens for SAE-Lens.", path, n_contexts, context_size)
+    logger.info(
+        "'%s': %d contexts of %d tokens for SAE-Lens; the last %d tokens fill none and are left out.",
+        path,
+        n_contexts,
+        context_size,
+        n_tokens % context_size,
+    )
     return n_contexts
 
 

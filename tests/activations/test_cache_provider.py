@@ -125,9 +125,11 @@ def test_batches_are_converted(cached_model, tmp_path, dtype):
     assert torch.equal(batch, stored.float())
 
 
-def test_the_export_is_the_kept_tokens_end_to_end(cache, stored, tmp_path):
-    n_contexts = export_for_sae_lens(cache, HOOKS[0], tmp_path / "out", context_size=48, show_progress=False)
+def test_the_export_is_the_kept_tokens_end_to_end(cache, stored, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        n_contexts = export_for_sae_lens(cache, HOOKS[0], tmp_path / "out", context_size=48, show_progress=False)
     assert n_contexts == len(stored) // 48
+    assert f"the last {len(stored) - 48 * n_contexts} tokens fill none and are left out" in caplog.text
     dataset: Any = datasets.load_from_disk(str(tmp_path / "out")).with_format("torch")
     assert torch.equal(dataset[:][HOOKS[0]].reshape(-1, cache.d_in), stored[: 48 * n_contexts])
     token_ids = torch.cat([block.token_ids for block in cache.blocks(HOOKS[0])])
@@ -136,3 +138,6 @@ def test_the_export_is_the_kept_tokens_end_to_end(cache, stored, tmp_path):
         export_for_sae_lens(cache, HOOKS[0], tmp_path / "out", show_progress=False)
     with pytest.raises(CacheError, match="fewer than a context"):
         export_for_sae_lens(cache, HOOKS[0], tmp_path / "b", context_size=10**6, show_progress=False)
+    with pytest.raises(CacheError, match="has 0 tokens to export, fewer than a context of 128"):
+        export_for_sae_lens(cache, HOOKS[0], tmp_path / "b", selection=TokenSelection(n_studies=0))
+    assert not (tmp_path / "b").exists()
