@@ -148,6 +148,9 @@ def test_a_cache_that_does_not_fit_the_run_is_refused_by_name(config, model, tmp
     write_cache(model, tmp_path / "cut", make_settings(hook_names=(HOOK,), context_size=8), show_progress=False)
     with pytest.raises(CacheMismatch, match="holds 8 tokens a study at the most, but context_size is 128"):
         train(replace(config, activations=ActivationsConfig(cache=str(tmp_path / "cut"))), tmp_path / "c")
+    ahead = replace(config, runner={**config.runner, "prefetch_llm_batches": True})
+    with pytest.raises(ConfigError, match=r"^runner\.prefetch_llm_batches takes batches .* leave it out\.$"):
+        train(ahead, tmp_path / "d")
     with pytest.raises(ConfigError, match=r"Unknown setting 'activations\.kinds finding'; did you mean"):
         ActivationsConfig(kinds=("finding",))
 
