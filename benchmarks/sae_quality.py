@@ -136,8 +136,8 @@ LIBRARIES: dict[str, Callable[[Tensor, Run, int], Callable[[Tensor], Tensor]]] =
     "sae-lens-maira, dictionary_learning's recipe": lambda data, run, seed: train_sae_lens(
         data, run, seed, {"kernels": "sparse", "like_dictionary_learning": True}
     ),
-    "sae-lens-maira, centred, median bias": lambda data, run, seed: train_sae_lens(
-        data, run, seed, {"kernels": "sparse", "center_steps": 10, "b_dec_init": "geometric_median"}
+    "sae-lens-maira, SAE-Lens's settings": lambda data, run, seed: train_sae_lens(
+        data, run, seed, {"kernels": "sparse", "decoder_init_norm": 0.1}
     ),
     "sae-lens": lambda data, run, seed: train_sae_lens(data, run, seed, None),
     "dictionary_learning": train_dictionary_learning,

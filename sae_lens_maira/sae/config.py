@@ -17,7 +17,7 @@ class MairaMatryoshkaTrainingSAEConfig(MatryoshkaBatchTopKTrainingSAEConfig):
 
     Inherited and unchanged: `d_in`, `d_sae`, `k` (mean active latents a token), `matryoshka_widths` (cumulative
     widths), `use_matryoshka_aux_loss` (auxiliary loss a group instead of one for all), `aux_loss_coefficient`,
-    `rescale_acts_by_decoder_norm`, `decoder_init_norm`, `apply_b_dec_to_input`, `normalize_activations`,
+    `rescale_acts_by_decoder_norm`, `apply_b_dec_to_input`, `normalize_activations`,
     `topk_threshold_lr` (weight of one step's smallest activation in the running threshold).
 
     Args:
@@ -35,6 +35,8 @@ class MairaMatryoshkaTrainingSAEConfig(MatryoshkaBatchTopKTrainingSAEConfig):
         threshold_init (str): "zero" starts the running threshold at 0, as SAE-Lens does; "first" at the first step's
             smallest activation, as dictionary_learning does.
         threshold_start_step (int): Steps before the running threshold starts.
+        decoder_init_norm (float | None): Norm of the decoder's rows at the start. SAE-Lens's default is 0.1, with which
+            most latents of a nested dictionary die early (figures in benchmarks/README.md).
         unit_norm_decoder (bool): Keep decoder rows at norm 1 after each step and remove the gradient's parallel part.
         b_dec_init (str): "zeros", or "geometric_median" of the first training batch.
         center_steps (int): Steps over which the activations' mean is measured; it is subtracted from the input, added
@@ -53,6 +55,7 @@ class MairaMatryoshkaTrainingSAEConfig(MatryoshkaBatchTopKTrainingSAEConfig):
     aux_loss: Literal["sae_lens", "dictionary_learning"] = "sae_lens"
     threshold_init: Literal["zero", "first"] = "first"
     threshold_start_step: int = 0
+    decoder_init_norm: float | None = 1.0
     unit_norm_decoder: bool = False
     b_dec_init: Literal["zeros", "geometric_median"] = "zeros"
     center_steps: int = 0
@@ -103,7 +106,6 @@ class MairaMatryoshkaTrainingSAEConfig(MatryoshkaBatchTopKTrainingSAEConfig):
             "aux_loss_coefficient": 1 / 32,
             "rescale_acts_by_decoder_norm": False,
             "unit_norm_decoder": True,
-            "decoder_init_norm": 1.0,
             "b_dec_init": "geometric_median",
             "threshold_init": "first",
             "threshold_start_step": 1001,

@@ -174,7 +174,7 @@ def test_a_step_equals_dictionary_learning(with_dead: bool) -> None:
         {"selection": "token"},
         {"k_start": 12.0, "k_anneal_steps": 4},
         {"aux_loss": "dictionary_learning", "use_matryoshka_aux_loss": True},
-        {"unit_norm_decoder": True, "decoder_init_norm": 1.0},
+        {"unit_norm_decoder": True},
         {"center_steps": 2, "b_dec_init": "geometric_median"},
         {"apply_b_dec_to_input": False},
         {"center_steps": 2, "apply_b_dec_to_input": False, "rescale_acts_by_decoder_norm": False},
@@ -234,7 +234,7 @@ def test_hooks_see_dense_tensors_and_can_change_them() -> None:
 
 
 def test_metrics_of_each_prefix_and_group_are_logged() -> None:
-    sae, x = make_sae(center_steps=1), make_batches(shift=2.0)[0]
+    sae, x = make_sae(center_steps=1, decoder_init_norm=0.1), make_batches(shift=2.0)[0]
     dead = torch.zeros(D_SAE, dtype=torch.bool)
     dead[:2] = True
     output = step_once(sae, x, dead)
@@ -257,7 +257,7 @@ def test_metrics_of_each_prefix_and_group_are_logged() -> None:
     [
         {},
         {"rescale_acts_by_decoder_norm": False},
-        {"unit_norm_decoder": True, "decoder_init_norm": 1.0},
+        {"unit_norm_decoder": True},
         {"center_steps": 3},
         {"center_steps": 3, "apply_b_dec_to_input": False},
     ],
@@ -355,7 +355,7 @@ def test_an_optimizer_state_of_another_layout_is_continued_from() -> None:
         ({"normalize_activations": "layer_norm"}, "nested losses do not support"),
         ({"k": 65}, "k must be above 0 and at most d_sae"),
         ({"k_start": 9.0}, "go together"),
-        ({"unit_norm_decoder": True}, "needs decoder_init_norm=1.0"),
+        ({"unit_norm_decoder": True, "decoder_init_norm": 0.1}, "needs decoder_init_norm=1.0"),
         ({"selection": "token", "k": 3.5}, "whole number"),
         ({"prefixes": "sampled", "group_weights": [1.0, 1.0, 1.0]}, "belong to fixed prefixes"),
     ],
