@@ -1,8 +1,8 @@
 """Dashboards: what a gallery of the phantom costs, and dashboards against a plain loop over sae-dashboard.
 
 1. The phantom, an SAE of random weights with thresholds that let about 25 features fire at a token: seconds, bytes and
-   peak memory of the gallery of all features, in a process of its own. Standard pages are left out, as they are made
-   for chosen features only.
+   peak memory of the gallery of all features, in a process of its own; the studies are made within that time. Standard
+   pages are left out, as they are made for chosen features only.
 2. The random 300 M parameter model of the bridge benchmark, on a slice of studies: sae-dashboard's page of every
    feature in a plain loop over `SaeVisRunner` with its defaults, which runs the model again for every 256 features;
    the same pages by `write_pages`, for which it runs once; and the default result, which is a gallery of all features
@@ -16,23 +16,21 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.bridge import MIDDLE, make_model
-from sae_lens_maira import phantom
+from benchmarks.bridge import MIDDLE, make_model, seconds
+from benchmarks.memory import memory_mib
 from sae_lens_maira.dashboard import DashboardSettings, make_dashboards
 from sae_lens_maira.dashboard.make import subject_of
 from sae_lens_maira.dashboard.pages import write_pages
+from sae_lens_maira.data.phantom_studies import PhantomSource
 from sae_lens_maira.hooked import HookedMaira2
 
 MAX_SECONDS, MAX_MEGABYTES, MAX_GIGABYTES = 90, 80, 3
@@ -71,16 +69,14 @@ def make_sae(model: HookedMaira2, hook_name: str, d_sae: int, context_size: int)
 
 def gallery_of_the_phantom(n_studies: int, d_sae: int) -> dict[str, float]:
     """Seconds, megabytes on disk, and the process's peak memory."""
-    model = HookedMaira2.from_pretrained("phantom", list(phantom.studies(n_studies, seed=0)))
+    model = HookedMaira2.from_pretrained("phantom", PhantomSource(n_studies, seed=0))
     sae = make_sae(model, f"blocks.{model.cfg.n_layers // 2 - 1}.hook_resid_post", d_sae, 224)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gallery"
-        start = time.perf_counter()
-        make_dashboards(sae, model, path, DashboardSettings(pages="none"), show_progress=False)
-        seconds = time.perf_counter() - start
+        settings = DashboardSettings(pages="none")
+        taken = seconds(lambda: make_dashboards(sae, model, path, settings, show_progress=False))
         n_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "megabytes": n_bytes / 1e6, "gigabytes": peak / 1e9}
+    return {"seconds": taken, "megabytes": n_bytes / 1e6, "gigabytes": memory_mib("VmHWM") * 2**20 / 1e9}
 
 
 def plain_loop(
@@ -95,12 +91,6 @@ def plain_loop(
     data = runner.run(encoder=copy.deepcopy(sae), model=model, tokens=tokens)
     path.mkdir()
     save_feature_centric_vis(data, path / "page.html", separate_files=True)
-
-
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def compare(model: HookedMaira2, n_features: int, scratch: Path) -> tuple[float, float, float]:

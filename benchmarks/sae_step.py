@@ -18,10 +18,11 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+
+from benchmarks.memory import memory_mib
 
 if TYPE_CHECKING:
     from sae_lens.config import SAETrainerConfig
@@ -153,16 +154,10 @@ def _peak(library: str, size: Size, queue: multiprocessing.Queue[float]) -> None
     data = batches(size, 2)
     step = make_step(library, size)
     gc.collect()
-    start = _memory_mib("VmRSS")
+    start = memory_mib("VmRSS")
     for x in (*data, *data):
         step(x)
-    queue.put(_memory_mib("VmHWM") - start)
-
-
-def _memory_mib(field: str) -> float:
-    """A line of /proc/self/status. `getrusage` will not do: a new process starts with its parent's peak."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":"))
+    queue.put(memory_mib("VmHWM") - start)
 
 
 def peak_memory(library: str, size: Size) -> float:
