@@ -92,10 +92,10 @@ class DashboardSettings:
             return list(range(n_features)) if self.pages == "all" and strongest else []
         try:
             numbers = [int(part) for part in self.pages.split(",") if part.strip()]
-        except ValueError as error:
-            raise DashboardError(
-                f"pages is '{self.pages}'; give a number, all, none, or features such as 3,17,256."
-            ) from error
+        except ValueError:
+            numbers = []
+        if not numbers or ("," not in self.pages and numbers[0] < 0):
+            raise DashboardError(f"pages is '{self.pages}'; give a number, all, none, or features such as 3,17,256.")
         if "," not in self.pages:
             return list(strongest[: numbers[0]])
         outside = [feature for feature in numbers if not 0 <= feature < n_features]

@@ -298,6 +298,9 @@ def test_pages_are_chosen_by_number_or_by_name(pages, expected):
     ("settings", "message"),
     [
         ({"pages": "many"}, "pages is 'many'; give a number"),
+        ({"pages": "-3"}, "pages is '-3'; give a number"),
+        ({"pages": ""}, "pages is ''; give a number"),
+        ({"pages": ","}, "pages is ','; give a number"),
         ({"n_studies": 0}, "n_studies is 0; it must be at least 1"),
         ({"image_size": -3}, "image_size is -3"),
     ],
