@@ -29,8 +29,10 @@ SERVING = "data/serving.js"
 
 
 def put(path: Path, name: str, value: Any) -> None:
-    """Write one data file."""
-    path.write_text(script(name, value), encoding="utf-8")
+    """Write one data file; a reader, such as a page that is being looked at, finds the old or the new one."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(script(name, value), encoding="utf-8")
+    unfinished.replace(path)
 
 
 def script(name: str, value: Any) -> str:
