@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 VIEWS = {"frontal": "frontal", "lateral": "lateral", "prior": "prior_frontal"}
 """Names in files, and attributes of a study."""
 _QUALITY = 80
+_EFFORT = 2
+"""WebP's, of 6: half the time of its default 4, for 3% more bytes."""
 
 
 class SharedImage:
@@ -61,7 +63,7 @@ def write_image(image: LazyImage, path: Path, size: int) -> tuple[int, int]:
     grey = to_stretched_grey(image)
     grey.thumbnail((size, size))
     unfinished = path.with_suffix(".tmp")
-    grey.save(unfinished, "WEBP", quality=_QUALITY)
+    grey.save(unfinished, "WEBP", quality=_QUALITY, method=_EFFORT)
     unfinished.replace(path)
     return grey.size
 

@@ -115,21 +115,19 @@ def count_firings(firings: SparseRows, kinds: Int[np.ndarray, " n_tokens"], n_bi
     )
 
 
-def strongest(rows: SparseRows, k: int, keep: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def strongest(rows: SparseRows, k: int, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The k rows in which each feature is strongest, and how strong it is there.
 
     Args:
         rows: tokens or studies by features.
         k: rows of each feature.
-        keep: mask of the rows that may be given; all if None.
+        keep: mask of the rows that may be given.
     """
     best = BestOfEach(rows.n_columns, k)
     for start, stop in rows.chunks():
         numbers, features, values = rows.rows(start, stop)
-        if keep is not None:
-            mask = keep[numbers]
-            numbers, features, values = numbers[mask], features[mask], values[mask]
-        best.add(features, numbers, values)
+        mask = keep[numbers]
+        best.add(features[mask], numbers[mask], values[mask])
     return best.finish()
 
 
