@@ -1,6 +1,8 @@
-"""The gallery in a real browser, opened from disk. Skipped where there is no Chromium.
+"""The gallery in a real browser, opened from disk.
 
 `SAE_LENS_MAIRA_CHROMIUM` names the browser; otherwise chromium, chromium-browser or google-chrome on the PATH is taken.
+Without one these tests are skipped on a person's machine, and fail in CI: that a hostile report runs no script must not
+go untested there.
 """
 
 import os
@@ -9,31 +11,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from playwright import sync_api as playwright
 from small_gallery import ALWAYS, ATTACK, DEAD, HOOK, HOSTILE_STUDY
 
 from sae_lens_maira.dashboard import pages
 from sae_lens_maira.dashboard.data_files import put, read
 from sae_lens_maira.dashboard.recording import record
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
 
 def find_browser() -> str | None:
-    named = os.environ.get("SAE_LENS_MAIRA_CHROMIUM")
-    names = [named] if named else ["chromium", "chromium-browser", "google-chrome"]
-    return next((found for name in names if (found := shutil.which(name))), None)
-
-
-BROWSER = find_browser()
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium: install one, or name it in SAE_LENS_MAIRA_CHROMIUM"
-)
+    names = ["chromium", "chromium-browser", "google-chrome"]
+    return os.environ.get("SAE_LENS_MAIRA_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
 
 
 @pytest.fixture(scope="module")
 def browser():
+    path = find_browser()
+    if path is None:
+        absent = (
+            "There is no Chromium: apt-get install chromium, or playwright install chromium and name it in "
+            "SAE_LENS_MAIRA_CHROMIUM."
+        )
+        pytest.fail(absent) if os.environ.get("CI") else pytest.skip(absent)
     with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield opened
         opened.close()
 
