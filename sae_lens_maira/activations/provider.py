@@ -12,6 +12,7 @@ The place in the data is an epoch and a number, so saving and restoring it costs
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ RUNS_ABOVE_BYTES = 16 << 30
 """Larger caches are read in runs of ``RUN_BYTES``; a uniformly random order would read each page many times over."""
 RUN_BYTES = 256 << 10
 WINDOW_BYTES = 1 << 30
-_PIECE_BYTES = 512 << 10
+_MAX_BATCHES_KEPT = 4
 
 
 class DataExhausted(ValueError):
@@ -70,6 +71,28 @@ class TokenSelection:
         return selected
 
 
+class _BatchMemory:
+    """Memory of batches, which is used again once no tensor refers to it: fresh memory costs more than reading does.
+
+    Each tensor that shares a batch's storage, whoever made it, holds a reference to the array beneath.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: list[np.ndarray] = []
+
+    def take(self, n_tokens: int, d_in: int, dtype: torch.dtype) -> Float[Tensor, "n_tokens d_in"]:
+        """A tensor with any values."""
+        n_bytes = n_tokens * d_in * dtype.itemsize
+        for array in self._arrays:
+            # The list, the loop's variable and the call's argument.
+            if sys.getrefcount(array) == 3 and array.nbytes == n_bytes:
+                break
+        else:
+            array = np.empty(n_bytes, dtype=np.uint8)
+            self._arrays = [*self._arrays[-_MAX_BATCHES_KEPT + 1 :], array]
+        return torch.from_numpy(array).view(dtype).view(n_tokens, d_in)
+
+
 class _CachedTokens:
     """The selected tokens of a cache, their order, and gathering of batches."""
 
@@ -105,7 +128,8 @@ class _CachedTokens:
         self.place = 0
         """Tokens of this epoch that were served."""
         self._row_bytes = row_bytes
-        self._staging = torch.empty(max(_PIECE_BYTES // row_bytes, 1), cache.d_in, dtype=cache.dtype)
+        self._stored = torch.empty(batch_size, cache.d_in, dtype=cache.dtype)
+        self._memory = _BatchMemory()
         self._asked_for: tuple[int, int] | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead") if run_length > 1 else None
 
@@ -154,19 +178,17 @@ class _CachedTokens:
 
         Args:
             hook_name: one of those that were asked for.
-            tokens: numbers in the cache's storage order, ascending.
+            tokens: numbers in the cache's storage order, ascending, ``batch_size`` of them at the most.
         """
-        found = torch.empty(len(tokens), self.d_in, dtype=self.dtype)
+        found = self._memory.take(len(tokens), self.d_in, self.dtype)
+        stored = found if found.dtype == self._stored.dtype else self._stored[: len(tokens)]
         edges = np.searchsorted(tokens, self._starts)
         rows = torch.from_numpy(tokens - np.repeat(self._starts[:-1], np.diff(edges)))
         for values, first, last in zip(self._tensors[hook_name], edges.tolist(), edges[1:].tolist(), strict=False):
-            # Pieces stay in the processor's cache until they are converted.
-            for start in range(first, last, len(self._staging)):
-                stop = min(start + len(self._staging), last)
-                target = self._staging[: stop - start] if self._staging.dtype != self.dtype else found[start:stop]
-                torch.index_select(values, 0, rows[start:stop], out=target)
-                if target.dtype != self.dtype:
-                    found[start:stop].copy_(target)
+            if first < last:
+                torch.index_select(values, 0, rows[first:last], out=stored[first:last])
+        if found is not stored:
+            found.copy_(stored)
         return found.to(self.device)
 
     def state_dict(self) -> dict[str, Tensor]:

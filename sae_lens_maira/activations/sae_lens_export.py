@@ -47,7 +47,7 @@ def export_for_sae_lens(
         the number of contexts; the last tokens, fewer than a context, are left out, and the log says how many.
 
     Raises:
-        CacheError: the folder holds something, the cache has no such hook point, or there is less than one context of tokens.
+        CacheError: the folder holds something, the cache has no such hook point, or fewer tokens than a context.
     """
     from datasets import Array2D, Dataset, Features, Value
     from datasets import Sequence as SequenceFeature

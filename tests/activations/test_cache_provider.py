@@ -141,3 +141,20 @@ def test_the_export_is_the_kept_tokens_end_to_end(cache, stored, tmp_path, caplo
     with pytest.raises(CacheError, match="has 0 tokens to export, fewer than a context of 128"):
         export_for_sae_lens(cache, HOOKS[0], tmp_path / "b", selection=TokenSelection(n_studies=0))
     assert not (tmp_path / "b").exists()
+
+
+def test_memory_of_a_batch_is_used_again_only_when_nothing_refers_to_it(cache):
+    """A batch, a view of it, or what autograd keeps of it must never change under its holder."""
+    provider = CachedActivations(cache, HOOKS[0], batch_size=64)
+    weights = torch.ones(cache.d_in, requires_grad=True)
+    kept = [(batch, batch.clone()) for batch in islice(provider, 9)]
+    views = [(view, view.clone()) for view in (next(provider)[5:, ::2] for _ in range(9))]
+    product = next(provider) @ weights
+    again = CachedActivations(cache, HOOKS[0], batch_size=64)
+    expected = list(islice(again, 19))[-1].sum(dim=0)
+    places = {next(provider).data_ptr() for _ in range(20)}
+    assert len(places) == 1
+    assert all(torch.equal(now, before) for now, before in kept + views)
+    product.sum().backward()
+    assert weights.grad is not None
+    torch.testing.assert_close(weights.grad, expected)
