@@ -24,6 +24,7 @@ ALWAYS, DEAD = 0, 1
 N_STUDIES = 14
 ATTACK = "<img src=x onerror=\"window.hacked='yes'\"></script><script>window.hacked='yes'</script>"
 HOSTILE_STUDY = 2
+EMPTY_STUDY = 12
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Made:
 
 
 def make_studies() -> list[Study]:
-    """With and without lateral and prior; one whose every text is an attack."""
+    """With and without lateral and prior; one whose every text is an attack, one with an empty report."""
     drawn: list[Study] = [
         replace(
             still(study), study_id=f"study {index}", labels={**study.labels, "even": even if index % 2 == 0 else odd}
@@ -53,6 +54,7 @@ def make_studies() -> list[Study]:
         findings=f'"quoted" back\\slash \\u003c &lt;b&gt; <!-- {ATTACK} {hostile.findings}',
         labels={**hostile.labels, ATTACK: Label("present")},
     )
+    drawn[EMPTY_STUDY] = replace(drawn[EMPTY_STUDY], findings=" ", sentences=())
     drawn[1] = replace(drawn[1], lateral=None, prior_frontal=None, prior_report=None)
     return drawn
 

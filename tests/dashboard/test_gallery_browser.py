@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from playwright import sync_api as playwright
-from small_gallery import ALWAYS, ATTACK, DEAD, HOOK, HOSTILE_STUDY
+from small_gallery import ALWAYS, ATTACK, DEAD, EMPTY_STUDY, HOOK, HOSTILE_STUDY
 
 from sae_lens_maira.dashboard import pages
 from sae_lens_maira.dashboard.data_files import put, read
@@ -196,6 +196,27 @@ def test_a_study_without_lateral_and_prior_says_so(browser, index):
     with opened(browser, f"{index}#study=1") as page:
         page.wait_for_selector("figure")
         assert page.locator("figcaption").all_inner_texts() == ["frontal", "no lateral", "no prior frontal"]
+
+
+def test_an_empty_report_says_so(browser, index):
+    with opened(browser, f"{index}#study={EMPTY_STUDY}") as page:
+        page.wait_for_selector("button.token")
+        findings = page.locator(".report section", has=page.locator("h4", has_text="findings"))
+        assert findings.locator("p").all_inner_texts() == ["The report is empty."]
+        assert findings.locator(".token").count() == 0
+        page.wait_for_function("document.querySelector('figure img').naturalWidth > 0")
+
+
+def test_lines_of_a_report_start_with_words(made, browser, index):
+    """A token's own space stands before it, so that it is no blank button at the start of a line."""
+    with opened(browser, f"{index}#study=0") as page:
+        page.wait_for_selector("button.token")
+        texts = page.locator("button.token").all_text_contents()
+        assert all(text == text.lstrip() or not text.strip() for text in texts)
+        study = read(made.path / "data" / "studies" / "0.js")
+        shown = page.locator(".report section").last.locator("p").inner_text()
+        first = study["kinds"].index(study["kinds"][-1])
+        assert shown.split() == "".join(study["tokens"][first:]).split()
 
 
 def test_dead_and_always_on_features_read_sensibly(browser, index):

@@ -78,9 +78,13 @@
       const name = kind.endsWith("image") ? "images" : kind;
       if (!parts.length || parts.at(-1).name !== name) parts.push({name, tokens: []});
       const element = token(place);
-      // A section starts with a space that belongs to its first token.
-      if (!parts.at(-1).tokens.length) element.textContent = element.textContent.trimStart() || element.textContent;
-      parts.at(-1).tokens.push(element);
+      const own = parts.at(-1).tokens, text = element.textContent, word = text.trimStart();
+      // The space before a word stands between the elements, so that lines start with words; a section starts with none.
+      if (word && word !== text) {
+        element.textContent = word;
+        if (own.length) own.push(text.slice(0, text.length - word.length));
+      }
+      own.push(element);
     });
     if (!parts.some((part) => part.name === "findings")) parts.push({name: "findings", tokens: []});
     return el("div.report", {}, ...parts.map(({name, tokens}) => el("section", {},
