@@ -6,6 +6,7 @@ go untested there.
 """
 
 import os
+import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,12 @@ def index(made):
     return (made.path / "index.html").as_uri()
 
 
+def wait_until_loaded(image):
+    """Not `wait_for_function`, which evaluates text again and again; the page's own policy forbids that."""
+    playwright.expect(image).not_to_have_js_property("naturalWidth", 0)
+    playwright.expect(image).to_have_js_property("complete", True)
+
+
 def rows(page):
     return [int(text) for text in page.locator(".rows .cell.feature a").all_inner_texts()]
 
@@ -111,7 +118,7 @@ def test_the_keyboard_moves_through_the_table_and_opens_a_feature(browser, index
         page.wait_for_selector("h2")
         assert page.inner_text("h2").startswith(f"Feature {chosen.removeprefix('row-')}")
         page.keyboard.press("ArrowRight")
-        page.wait_for_function(f"!document.querySelector('h2').textContent.startsWith('Feature {chosen[4:]}')")
+        playwright.expect(page.locator("h2").first).not_to_have_text(re.compile(f"^Feature {chosen[4:]}\\b"))
 
 
 def test_a_feature_shows_its_images_and_leads_to_sae_dashboards_page(made, browser, index):
@@ -120,7 +127,7 @@ def test_a_feature_shows_its_images_and_leads_to_sae_dashboards_page(made, brows
         assert page.inner_text(".meaning").startswith("Fluid <img src=x")
         image = page.locator(".example img").first
         image.scroll_into_view_if_needed()
-        page.wait_for_function("document.querySelector('.example img').naturalWidth > 0")
+        wait_until_loaded(image)
         strongest = page.locator(".example .token.strongest").first.get_attribute("title")
         assert float(strongest) == pytest.approx(read(made.path / "data" / "index.js")["largest"][5], rel=1e-3)
         page.locator(".example .picture").first.click()
@@ -204,7 +211,7 @@ def test_an_empty_report_says_so(browser, index):
         findings = page.locator(".report section", has=page.locator("h4", has_text="findings"))
         assert findings.locator("p").all_inner_texts() == ["The report is empty."]
         assert findings.locator(".token").count() == 0
-        page.wait_for_function("document.querySelector('figure img').naturalWidth > 0")
+        wait_until_loaded(page.locator("figure img").first)
 
 
 def test_lines_of_a_report_start_with_words(made, browser, index):
