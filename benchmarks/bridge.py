@@ -47,15 +47,15 @@ def make_model() -> tuple[Maira2ForConditionalGeneration, Maira2Processor, list[
     return Maira2ForConditionalGeneration(make_config(tokenizer, **sizes)).eval(), make_processor(tokenizer), studies
 
 
-def bare_forward(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """The middle layer's output, and nothing after it."""
+def bare_forward(model: Any, inputs: dict[str, Tensor], layer: int = MIDDLE) -> Tensor:
+    """A layer's output, and nothing after it."""
     found: list[Tensor] = []
 
     def stop(_module: Any, _args: Any, output: Any) -> None:
         found.append(output[0] if isinstance(output, tuple) else output)
         raise Stop
 
-    handle = model.model.language_model.layers[MIDDLE].register_forward_hook(stop)
+    handle = model.model.language_model.layers[layer].register_forward_hook(stop)
     try:
         model(**inputs, use_cache=False, logits_to_keep=1)
     except Stop:

@@ -2,12 +2,12 @@
 
 1. caching: `write_cache` from studies to synced files, images opened and everything written, against the bare truncated
    forward of `benchmarks.bridge` on the same batches with inputs that are ready. Model of about 300 M parameters.
-2. lengths: the same studies in batches by length and in batches in order of arrival with as many studies each, both
-   filled up to their longest. Lengths are those of Open-i's reports, encoded with the phantom's tokenizer and images;
-   for MAIRA-2's 1,369 tokens an image, padded tokens are counted, not timed.
-3. readers: shuffled batches of this package, SAE-Lens's cached dataset, and a plain read of the memory map in order, turn
-   by turn: converted to float32, and as stored (float16), files in the page cache; and with float32 and files on disk,
-   where this package shuffles runs of 256 KiB, as it does for caches too large to stay in memory.
+2. lengths: studies in batches by length, as caching makes them, and in order of arrival in about as many batches, both
+   filled up to their longest. Lengths are those of all of Open-i's reports in the phantom's tokens, alone, and with the
+   phantom's and MAIRA-2's number of tokens an image. Timed without images, which cost the same either way.
+3. readers: shuffled batches of this package, SAE-Lens's cached dataset, and a plain read of the memory map in order,
+   turn by turn: converted to float32, and as stored (float16), files in the page cache; and with float32 and files on
+   disk, where this package shuffles runs of 256 KiB, as it does for caches too large to stay in memory.
 4. memory: peak resident memory of caching few and many studies, each in a process of its own; without mapped files
    (the libraries') it is the largest of samples taken every 20 ms.
 """
@@ -73,7 +73,7 @@ class Sizes:
 
     n_studies: int = 16
     n_rounds: int = 5
-    n_reports: int = 256
+    n_reports: int = 4_000
     n_timed_reports: int = 64
     n_units: int = 8
     n_bytes_per_unit: int = 64 << 20
@@ -122,43 +122,55 @@ def caching(sizes: Sizes) -> None:
 def lengths(sizes: Sizes) -> None:
     """Batches by length against batches by arrival."""
     try:
-        studies = open_source(SourceConfig(kind="openi", missing_images="phantom", n_studies=sizes.n_reports))
+        studies = open_source(SourceConfig(kind="openi", missing_images="phantom"))
     except SourceError as error:
         print(f"lengths: left out ({error})")
         return
     processor = Maira2Processor.from_pretrained(PHANTOM_PATH)
-    prompts = [encode_study(study, processor, TokenPolicy())[0] for study in studies]
+    chosen = studies[:: max(len(studies) // sizes.n_reports, 1)][: sizes.n_reports]
+    prompts = [encode_study(study, processor, TokenPolicy())[0] for study in chosen]
     n_images = [int((ids == processor.image_token_id).sum()) // processor.n_image_tokens for ids in prompts]
-    found = [len(ids) for ids in prompts]
-    texts = [n - images * processor.n_image_tokens for n, images in zip(found, n_images, strict=True)]
-    real = [n + images * MAIRA2_IMAGE_TOKENS for n, images in zip(texts, n_images, strict=True)]
-    for name, values, budget in (
-        ("text alone", texts, 2048),
-        ("phantom images", found, 4096),
-        ("MAIRA-2's images", real, 8192),
+    texts = [len(ids) - n * processor.n_image_tokens for ids, n in zip(prompts, n_images, strict=True)]
+    print(f"  {len(texts)} reports, {statistics.mean(n_images):.2f} images each")
+    for unit_size, budget in ((256, 8192), (1024, 8192), (1024, 16384), (1024, 65536)):
+        for n_image_tokens in (0, processor.n_image_tokens, MAIRA2_IMAGE_TOKENS):
+            values = [n + images * n_image_tokens for n, images in zip(texts, n_images, strict=True)]
+            by_length, by_arrival = _batches(values, unit_size, budget)
+            padded = [_padded(batches) for batches in (by_length, by_arrival)]
+            print(
+                f"    sorted in units of {unit_size}, {budget} tokens a batch, {n_image_tokens} tokens an image: "
+                f"{sum(values) / padded[0]:.1%} of tokens real by length, {sum(values) / padded[1]:.1%} by arrival, "
+                f"{padded[1] / padded[0]:.2f} x padded tokens"
+            )
+    phantom = Maira2ForConditionalGeneration.from_pretrained(PHANTOM_PATH, dtype=torch.float32).eval()
+    large, _, _ = make_model()
+    with_images = [n + images * processor.n_image_tokens for n, images in zip(texts, n_images, strict=True)]
+    for name, model, layer, values, budget in (
+        ("the phantom, text alone", phantom, 2, texts[::4], 8192),
+        ("the phantom, 64 tokens an image", phantom, 2, with_images[::4], 8192),
+        ("310 M parameters, text alone", large, MIDDLE, texts[:: max(len(texts) // sizes.n_timed_reports, 1)], 2048),
     ):
-        by_length, by_arrival = _batches(values, budget)
+        by_length, by_arrival = _batches(values, 256, budget)
+        _run_texts(model, layer, by_length[:1])
+        took: dict[str, float] = {}
+        for way, batches in (("length", by_length), ("arrival", by_arrival)):
+            start = time.process_time()
+            _run_texts(model, layer, batches)
+            took[way] = time.process_time() - start
         print(
-            f"  {name}: {min(values)} to {max(values)} tokens, padded tokens by arrival over by length "
-            f"{_padded(by_arrival) / _padded(by_length):.2f} x"
+            f"batches by arrival over by length, {name}: {took['arrival'] / took['length']:.2f} x the processor's time "
+            f"({_padded(by_arrival) / _padded(by_length):.2f} x padded tokens) on {len(values)} reports, {budget} "
+            f"tokens a batch (target at least {MIN_LENGTH_GAIN} x)",
+            flush=True,
         )
-    model, _, _ = make_model()
-    by_length, by_arrival = _batches(found[: sizes.n_timed_reports], 4096)
-    _run_texts(model, by_length[:1])
-    ratios: list[float] = []
-    for turn in range(sizes.n_rounds):
-        pair = [by_length, by_arrival] if turn % 2 == 0 else [by_arrival, by_length]
-        took = [seconds(lambda batches=batches: _run_texts(model, batches)) for batches in pair]
-        ratios.append(took[1] / took[0] if turn % 2 == 0 else took[0] / took[1])
-    print(
-        f"batches by arrival over by length, timed with phantom images: {statistics.median(ratios):.2f} x (target at "
-        f"least {MIN_LENGTH_GAIN} x)"
-    )
 
 
-def _batches(values: Sequence[int], budget: int) -> tuple[list[list[int]], list[list[int]]]:
-    ordered = sorted(values)
-    by_length = [[ordered[index] for index in cut] for cut in cut_into_batches(ordered, budget)]
+def _batches(values: Sequence[int], unit_size: int, budget: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Lengths in batches, as caching makes them; and in order of arrival, in about as many batches."""
+    by_length: list[list[int]] = []
+    for start in range(0, len(values), unit_size):
+        ordered = sorted(values[start : start + unit_size])
+        by_length += [[ordered[index] for index in cut] for cut in cut_into_batches(ordered, budget)]
     n_each = max(round(len(values) / len(by_length)), 1)
     return by_length, [list(values[start : start + n_each]) for start in range(0, len(values), n_each)]
 
@@ -167,12 +179,12 @@ def _padded(batches: Sequence[Sequence[int]]) -> int:
     return sum(len(batch) * max(batch) for batch in batches)
 
 
-def _run_texts(model: Maira2ForConditionalGeneration, batches: Sequence[Sequence[int]]) -> None:
+def _run_texts(model: Maira2ForConditionalGeneration, layer: int, batches: Sequence[Sequence[int]]) -> None:
     """The language model's first layers on token ids of given lengths."""
     for batch in batches:
         mask = torch.arange(max(batch))[None] < torch.tensor(batch)[:, None]
         ids = torch.full(mask.shape, 5)
-        bare_forward(model, {"input_ids": ids, "attention_mask": mask.long()})
+        bare_forward(model, {"input_ids": ids, "attention_mask": mask.long()}, layer)
 
 
 def readers(sizes: Sizes) -> None:
@@ -193,6 +205,7 @@ def _compare_readers(cache: ActivationCache, folder: Path, sizes: Sizes) -> None
     fp16 = CachedActivations(cache, HOOK, batch_size=batch_size, dtype=torch.float16)
     ways: dict[str, Callable[[], int]] = {
         "plain, float32": lambda: _read_in_order(cache, batch_size, torch.float32),
+        "one buffer, float32": lambda: _read_in_order(cache, batch_size, torch.float32, into_one=True),
         "shuffled, float32": lambda: _served(fp32, n_batches),
         "SAE-Lens, float32": lambda: _served(theirs, max(n_batches // 4, 4)),
         "plain, as stored": lambda: _read_in_order(cache, batch_size, torch.float16),
@@ -235,13 +248,17 @@ def _compare_readers(cache: ActivationCache, folder: Path, sizes: Sizes) -> None
     for kind in ("float32", "as stored", "from disk"):
         share = ratio(f"shuffled, {kind}", f"plain, {kind}")
         print(f"  shuffled over a plain read in order, {kind}: {share:.0%} (target at least {MIN_OF_SEQUENTIAL:.0%})")
+    print(f"  shuffled over a read in order into one buffer: {ratio('shuffled, float32', 'one buffer, float32'):.0%}")
 
 
-def _read_in_order(cache: ActivationCache, batch_size: int, dtype: torch.dtype) -> int:
+def _read_in_order(cache: ActivationCache, batch_size: int, dtype: torch.dtype, *, into_one: bool = False) -> int:
+    """Copy batches into fresh tensors, or all of them into one."""
     n_batches = 0
+    buffer = torch.empty(batch_size, cache.d_in, dtype=dtype)
     for block in cache.blocks(HOOK):
         for start in range(0, len(block.activations) - batch_size + 1, batch_size):
-            block.activations[start : start + batch_size].to(dtype, copy=True)
+            batch = block.activations[start : start + batch_size]
+            buffer.copy_(batch) if into_one else batch.to(dtype, copy=True)
             n_batches += 1
     return n_batches * batch_size
 
