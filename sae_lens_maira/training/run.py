@@ -162,8 +162,8 @@ def to_runner_config(config: TrainConfig, model: HookedMaira2, path: Path) -> La
     check_names(config.runner, runner_fields - _OWN_RUNNER_FIELDS, "runner.")
     if config.runner.get("prefetch_llm_batches"):
         raise ConfigError(
-            "runner.prefetch_llm_batches takes batches from the data before they are trained on, so a resumed run would "
-            "miss them; leave it out."
+            "runner.prefetch_llm_batches takes batches from the data before they are trained on, so a resumed run "
+            "would miss them; leave it out."
         )
     check_names(config.logger, (entry.name for entry in dataclasses.fields(LoggingConfig)), "logger.")
     sae = sae_config(config.sae, model.cfg.d_model)
