@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.memory import memory_mib
+from benchmarks._memory import memory_mib
 
 if TYPE_CHECKING:
     from sae_lens.config import SAETrainerConfig
