@@ -104,7 +104,8 @@ def compare(model: HookedMaira2, n_features: int, scratch: Path) -> tuple[float,
     settings = DashboardSettings(batch_size=4)
 
     def pages() -> None:
-        subject = subject_of(sae, model, scratch / f"recording-{n_features}", settings, show_progress=False)
+        studies = model.reader.studies[:]
+        subject = subject_of(sae, model, studies, scratch / f"recording-{n_features}", settings, show_progress=False)
         write_pages(subject, range(n_features), scratch / f"pages-{n_features}", show_progress=False)
 
     return (

@@ -190,15 +190,23 @@ def check_replaceable(path: Path) -> None:
 def subject_of(
     sae: Any,
     model: HookedMaira2,
+    studies: Sequence[Study],
     scratch: Path,
     settings: DashboardSettings,
     cache: ActivationCache | None = None,
     images: ImageWriter | None = None,
     show_progress: bool = True,
 ) -> Subject:
-    """Record the chosen studies, from a cache or with one run of the model.
+    """Record studies, from a cache or with one run of the model.
 
-    While the model runs, the images of the studies that may be shown are written, if ``images`` is given.
+    Args:
+        sae, model: what is shown.
+        studies: the first ones of the model's, made before, as making them may take long.
+        scratch: for the recording.
+        settings: which studies are shown.
+        cache: of activations of the model's studies.
+        images: writes the images of the studies that may be shown, while the model runs.
+        show_progress: whether to show progress bars.
 
     Raises:
         DashboardError: the SAE does not say where it reads.
@@ -207,19 +215,19 @@ def subject_of(
     hook_name = sae.cfg.metadata.hook_name
     if not hook_name:
         raise DashboardError("The SAE's metadata has no hook_name, so it is unknown where it reads.")
+    shown = [settings.shows(study) for study in studies]
     if cache is None:
         context_size = sae.cfg.metadata.context_size or model.cfg.n_ctx
-        chosen = model.reader.studies[: settings.n_studies]
         if images is not None:
-            chosen = [with_shared_images(study) if settings.shows(study) else study for study in chosen]
+            studies = [with_shared_images(study) if show else study for study, show in zip(studies, shown, strict=True)]
         # The same weights, knowing the chosen studies alone.
-        runner = HookedMaira2(model.maira2, model.processor, chosen, model.policy, model.cfg.model_name)
+        runner = HookedMaira2(model.maira2, model.processor, studies, model.policy, model.cfg.model_name)
         rows = runner.rows(context_size, show_progress=show_progress)
 
         def write_images(indices: range) -> None:
             for index in indices:
-                if images is not None and settings.shows(chosen[index]):
-                    images.add(index, chosen[index])
+                if images is not None and shown[index]:
+                    images.add(index, studies[index])
 
         recording = record(
             runner,
@@ -232,12 +240,10 @@ def subject_of(
         )
         return Subject(sae, model, recording, hook_name)
     check_cache_fits(cache.path, cache.identity, model)
-    n_studies = min(settings.n_studies or len(model.reader.studies), len(model.reader.studies))
-    if images is not None:
-        for index in range(n_studies):
-            if settings.shows(study := model.reader.studies[index]):
-                images.add(index, study)
-    return Subject(sae, model, Recording(list(cache.blocks(hook_name)), n_studies), hook_name)
+    for index, study in enumerate(studies):
+        if images is not None and shown[index]:
+            images.add(index, study)
+    return Subject(sae, model, Recording(list(cache.blocks(hook_name)), len(studies)), hook_name)
 
 
 def _make(
@@ -251,13 +257,11 @@ def _make(
     made: Path,
     show_progress: bool,
 ) -> DashboardResult:
-    studies = model.reader.studies
-    n_chosen = min(settings.n_studies or len(studies), len(studies))
+    studies = model.reader.studies[: settings.n_studies]
     with ImageWriter(made, settings.image_size) as images:
-        known = [studies[index] for index in range(n_chosen)]
-        subject = subject_of(sae, model, scratch, settings, cache, images, show_progress)
+        subject = subject_of(sae, model, studies, scratch, settings, cache, images, show_progress)
         recording = subject.recording
-        own = [known[index] for index in recording.studies]
+        own = [studies[index] for index in recording.studies]
         shareable = np.array([study.shareable for study in own])
         shown = shareable | settings.include_private
         labels = [study.labels for study in own]
@@ -269,7 +273,7 @@ def _make(
         pages = settings.page_list(table.n_features, table.strongest_features(table.n_features)) if shown.any() else []
         write_index(made, subject, table, text, pages, interpretations, shown)
         write_features(made, subject, table, show_progress=show_progress)
-        write_studies(made, subject, table, known, images, shown, show_progress=show_progress)
+        write_studies(made, subject, table, studies, images, shown, show_progress=show_progress)
     if pages:
         shown_subject = Subject(sae, model, recording.only(shown), subject.hook_name)
         write_pages(shown_subject, pages, made / "pages", banner=page_banner(text), show_progress=show_progress)

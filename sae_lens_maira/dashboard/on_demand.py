@@ -78,8 +78,9 @@ class PageMaker:
             from sae_lens_maira.activations import ActivationCache
 
             cache = ActivationCache.open(Path(self._origin.cache))
-        subject = subject_of(sae, model, Path(self._scratch.name), settings, cache)
+        studies = model.reader.studies[: settings.n_studies]
+        subject = subject_of(sae, model, studies, Path(self._scratch.name), settings, cache)
         if settings.include_private:
             return subject
-        shareable = np.array([model.reader.studies[index].shareable for index in subject.recording.studies])
+        shareable = np.array([studies[index].shareable for index in subject.recording.studies])
         return Subject(sae, model, subject.recording.only(shareable), subject.hook_name)

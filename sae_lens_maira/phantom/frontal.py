@@ -7,6 +7,7 @@ draws on top needs to know where the lungs and the heart are, so those masks are
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +19,54 @@ from sae_lens_maira.phantom.film import Film, Plane, blob, curve, ellipse, smoot
 CARINA_Y = 0.335
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FrontalBody:
-    """Attenuation of the body and its landmarks, each of shape (size, size); masks run from 0 to 1."""
+    """The body's landmarks, each of shape (size, size), and on demand its attenuation; masks run from 0 to 1.
 
-    attenuation: Plane
-    lungs: dict[Side, Plane]
+    Where a finding is needs the landmarks alone, and vessels and bones take most of the time.
+    """
+
+    film: Film
+    body: Anatomy
+    cage: Plane
+    silhouette: Plane  # heart and mediastinum
+    knob: Plane  # of the aorta
     heart: Plane
-    markings: Plane  # vessels: what a collapsed lung takes with it
+    lungs: dict[Side, Plane]
+    below: Plane  # the diaphragm
     wall_distance: Plane  # from the rib cage's inner edge, positive inside
+
+    @property
+    def air(self) -> Plane:
+        return self.lungs["right"] + self.lungs["left"]
+
+    @cached_property
+    def markings(self) -> Plane:
+        """Vessels: what a collapsed lung takes with it."""
+        return _vessels(self.film, self.body) * self.air * self.body.vessel_density
+
+    @cached_property
+    def attenuation(self) -> Plane:
+        film, body, below = self.film, self.body, self.below
+        x, y = film.x, film.y
+        x_abs = np.abs(x)
+        shoulder = 0.035 + 0.14 * smooth_step(x_abs - 0.24, 0.16) + 0.02 * smooth_step(x_abs - 0.40, 0.1)
+        outline = smooth_step(y - shoulder, 0.03) * smooth_step(0.475 + 0.03 * np.square(y - 0.3) - x_abs, 0.02)
+        outline = np.maximum(outline, smooth_step(0.13 - x_abs, 0.02))  # the neck
+        tissue = outline * body.soft_tissue * (0.88 + 0.25 * np.clip(y, 0.0, 1.0) - 0.6 * np.square(x))
+
+        attenuation = tissue * (1.0 - body.lung_air * self.air)
+        attenuation += 0.10 * self.silhouette * (1.0 - below) + 0.26 * self.heart + 0.10 * self.knob
+        attenuation += 0.34 * below * self.cage
+        attenuation -= (
+            0.22 * ellipse(film, (0.19, body.diaphragm_left_drop + 0.84), (0.085, 0.05), 0.02) * below
+        )  # gastric bubble
+        attenuation += _breasts(film, body)
+        attenuation += _bones(film, body, self.cage, self.wall_distance, outline)
+        attenuation -= _airway(film)
+        attenuation += self.markings
+        attenuation += _marker(film)
+        return np.maximum(attenuation, 0.015)
 
 
 def sign(side: Side) -> float:
@@ -91,7 +131,6 @@ def _by_height(y: Plane, profile: npt.NDArray[np.float64]) -> Plane:
 
 def draw_frontal(film: Film, body: Anatomy) -> FrontalBody:
     x, y = film.x, film.y
-    x_abs = np.abs(x)
 
     cage_height = 0.57 - body.cage_top
     lower = np.where(y > 0.57, 0.45, 1.0).astype(np.float32)  # below its widest the cage narrows only slowly
@@ -101,10 +140,8 @@ def draw_frontal(film: Film, body: Anatomy) -> FrontalBody:
 
     right_border, left_border = borders(body)
     inside = np.minimum(_by_height(y, left_border) - x, x + _by_height(y, right_border))
-    silhouette = smooth_step(inside, 0.010)
     knob = ellipse(film, (0.045, 0.295), (body.aortic_knob, body.aortic_knob), 0.012)
-    silhouette = np.maximum(silhouette, knob)
-    heart = smooth_step(inside, 0.05) * smooth_step(y - 0.50, 0.10)
+    silhouette = np.maximum(smooth_step(inside, 0.010), knob)
 
     lungs: dict[Side, Plane] = {}
     below = film.blank()
@@ -113,27 +150,8 @@ def draw_frontal(film: Film, body: Anatomy) -> FrontalBody:
         above = smooth_step(diaphragm(film, body, side) - y, 0.007)
         lungs[side] = cage * (1.0 - silhouette) * above * half
         below += (1.0 - above) * half
-    air = lungs["right"] + lungs["left"]
-
-    shoulder = 0.035 + 0.14 * smooth_step(x_abs - 0.24, 0.16) + 0.02 * smooth_step(x_abs - 0.40, 0.1)
-    outline = smooth_step(y - shoulder, 0.03) * smooth_step(0.475 + 0.03 * np.square(y - 0.3) - x_abs, 0.02)
-    outline = np.maximum(outline, smooth_step(0.13 - x_abs, 0.02))  # the neck
-    tissue = outline * body.soft_tissue * (0.88 + 0.25 * np.clip(y, 0.0, 1.0) - 0.6 * np.square(x))
-
-    markings = _vessels(film, body) * air
-    attenuation = tissue * (1.0 - body.lung_air * air)
-    heart = heart * (1.0 - below)
-    attenuation += 0.10 * silhouette * (1.0 - below) + 0.26 * heart + 0.10 * knob
-    attenuation += 0.34 * below * cage
-    attenuation -= (
-        0.22 * ellipse(film, (0.19, body.diaphragm_left_drop + 0.84), (0.085, 0.05), 0.02) * below
-    )  # gastric bubble
-    attenuation += _breasts(film, body)
-    attenuation += _bones(film, body, cage, wall_distance, outline)
-    attenuation -= _airway(film)
-    attenuation += markings * body.vessel_density
-    attenuation += _marker(film)
-    return FrontalBody(np.maximum(attenuation, 0.015), lungs, heart, markings * body.vessel_density, wall_distance)
+    heart = smooth_step(inside, 0.05) * smooth_step(y - 0.50, 0.10) * (1.0 - below)
+    return FrontalBody(film, body, cage, silhouette, knob, heart, lungs, below, wall_distance)
 
 
 def _vessels(film: Film, body: Anatomy) -> Plane:
