@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.bridge import MIDDLE, bare_forward, make_model, seconds
 from benchmarks._memory import memory_mib
+from benchmarks.bridge import MIDDLE, bare_forward, make_model, seconds
 from sae_lens_maira.activations import ActivationCache
 from sae_lens_maira.activations.batching import UnitPlanner, cut_into_batches
 from sae_lens_maira.activations.decode_ahead import DecodedStudy, decode_study

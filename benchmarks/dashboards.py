@@ -26,8 +26,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.bridge import MIDDLE, make_model, seconds
 from benchmarks._memory import memory_mib
+from benchmarks.bridge import MIDDLE, make_model, seconds
 from sae_lens_maira.dashboard import DashboardSettings, make_dashboards
 from sae_lens_maira.dashboard.make import subject_of
 from sae_lens_maira.dashboard.pages import write_pages
