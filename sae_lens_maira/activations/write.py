@@ -47,6 +47,7 @@ from sae_lens_maira.activations.whole import (
     read_skipped,
     write_skipped,
 )
+from sae_lens_maira.interruption import StopRequest, noticed_interruptions
 
 if TYPE_CHECKING:
     from sae_lens_maira.hooked import HookedMaira2
@@ -128,7 +129,8 @@ def write_cache(
     if len(done) < len(units):
         _announce(model, path, settings, len(units), len(done))
     try:
-        _write_units(model, path, settings, identity_hash(identity), units, done, show_progress)
+        with noticed_interruptions("Stopping after this batch; press Ctrl-C again to stop at once.") as stop:
+            _write_units(model, path, settings, identity_hash(identity), units, done, stop, show_progress)
     except KeyboardInterrupt:
         n_done = len(done_units(path, units))
         raise CachingInterrupted(
@@ -211,6 +213,7 @@ def _write_units(
     cache: str,
     units: range,
     done: Mapping[int, UnitRecord],
+    stop: StopRequest,
     show_progress: bool,
 ) -> None:
     n_studies = len(model.reader.studies)
@@ -247,6 +250,8 @@ def _write_units(
                 batch = [study for _, study in members if study is not None]
                 unit.run(model, batch)
                 bar.update(len(batch))
+                if stop.made:
+                    raise KeyboardInterrupt
             bar.update(len(plan.skipped))
             _wait(writing, path)
             writing = writer.submit(unit.write, path, plan.unit, cache, model.cfg.d_model)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,8 @@ from sae_lens.constants import RUNNER_CFG_FILENAME
 from sae_lens.training.activations_store import ActivationsStore
 from safetensors.torch import load_file
 from torch import Tensor
+
+from sae_lens_maira.interruption import StopRequest, noticed_interruptions
 
 if TYPE_CHECKING:
     from sae_lens_maira.activations.provider import CachedActivations
@@ -40,7 +41,7 @@ class ResumableActivationsStore(ActivationsStore):
     batch of rows.
     """
 
-    stop_requested: bool = False
+    stop_request: StopRequest = StopRequest()
     norm_limit: float | None = None
     """Leave out activations with a larger norm."""
     provider: CachedActivations | None = None
@@ -85,7 +86,7 @@ class ResumableActivationsStore(ActivationsStore):
             self._serving, self._mixing = self._mixing[:n_served], self._mixing[n_served:]
 
     def __next__(self) -> Float[Tensor, "n_tokens d_in"]:
-        if self.stop_requested:
+        if self.stop_request.made:
             raise Interrupted("interrupted; train goes on with --resume")
         return super().__next__()
 
@@ -157,21 +158,13 @@ class ResumableRunner(LanguageModelSAETrainingRunner):
             # SAE-Lens would use up batches for an estimate.
             trainer.activation_scaler.scaling_factor = store.provider.scaling_factor
 
-        def stop(_number: int, _frame: Any) -> None:
-            if store.stop_requested:
-                raise KeyboardInterrupt
-            logger.warning("Stopping after this step; press Ctrl-C again to stop at once without saving.")
-            store.stop_requested = True
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            return trainer.fit()
-        except Interrupted:
-            trainer.save_checkpoint(checkpoint_name=str(trainer.n_training_samples))
-            raise
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        answer = "Stopping after this step; press Ctrl-C again to stop at once without saving."
+        with noticed_interruptions(answer) as store.stop_request:
+            try:
+                return trainer.fit()
+            except Interrupted:
+                trainer.save_checkpoint(checkpoint_name=str(trainer.n_training_samples))
+                raise
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
