@@ -13,12 +13,12 @@ from sae_lens_maira.interruption import noticed_interruptions
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_a_request_and_the_second_an_exception(number, caplog):
     before = signal.getsignal(number)
-    with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        with noticed_interruptions("Stopping soon.") as request:
-            assert not request.made
-            os.kill(os.getpid(), number)
-            assert request.made
-            assert caplog.messages == ["Stopping soon."]
+    with caplog.at_level(logging.WARNING), noticed_interruptions("Stopping soon.") as request:
+        assert not request.made
+        os.kill(os.getpid(), number)
+        assert request.made
+        assert caplog.messages == ["Stopping soon."]
+        with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
 
