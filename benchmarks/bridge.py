@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from sae_lens_maira import phantom
-from sae_lens_maira.hooked import HookedMaira2
+from sae_lens_maira.hooked.model import HookedMaira2
 from sae_lens_maira.maira2 import Maira2ForConditionalGeneration, Maira2Processor
-from sae_lens_maira.phantom.architecture import make_config, make_processor
-from sae_lens_maira.phantom.tokenizer import train_tokenizer
+from sae_lens_maira.phantom.model.architecture import make_config, make_processor
+from sae_lens_maira.phantom.model.tokenizer import train_tokenizer
 
 N_LAYERS = 20
 MIDDLE = N_LAYERS // 2 - 1

@@ -35,8 +35,9 @@ from PIL import Image
 from benchmarks._memory import memory_mib
 from benchmarks.bridge import MIDDLE, bare_forward, make_model, seconds
 from sae_lens_maira.activations import ActivationCache
-from sae_lens_maira.activations.batching import UnitPlanner, cut_into_batches
+from sae_lens_maira.activations.config import CacheSettings
 from sae_lens_maira.activations.decode_ahead import DecodedStudy, decode_study
+from sae_lens_maira.activations.export import export_for_sae_lens
 from sae_lens_maira.activations.format import (
     FORMAT,
     HEADER_NAME,
@@ -44,23 +45,24 @@ from sae_lens_maira.activations.format import (
     VERSION,
     CachedStudy,
     identity_hash,
-    to_json,
-    write_text,
     write_unit,
 )
+from sae_lens_maira.activations.manifest import finish
+from sae_lens_maira.activations.plan import UnitPlanner, cut_into_batches
 from sae_lens_maira.activations.provider import RUN_BYTES, CachedActivations
-from sae_lens_maira.activations.sae_lens_export import export_for_sae_lens
-from sae_lens_maira.activations.settings import CacheSettings
-from sae_lens_maira.activations.whole import finish
 from sae_lens_maira.activations.write import write_cache
-from sae_lens_maira.data.sources import SourceConfig, SourceError, open_source
+from sae_lens_maira.data.source import SourceConfig
 from sae_lens_maira.data.study import Study
-from sae_lens_maira.hooked import HookedMaira2
+from sae_lens_maira.errors import SourceError
+from sae_lens_maira.files import to_json, write_text
+from sae_lens_maira.hooked.model import HookedMaira2
 from sae_lens_maira.maira2 import Maira2ForConditionalGeneration, Maira2Processor
-from sae_lens_maira.phantom.architecture import make_config, make_processor
-from sae_lens_maira.phantom.pretrained import PHANTOM_PATH
-from sae_lens_maira.phantom.tokenizer import train_tokenizer
-from sae_lens_maira.rows import TokenPolicy, encode_study
+from sae_lens_maira.phantom.model.architecture import make_config, make_processor
+from sae_lens_maira.phantom.model.pretrained import PHANTOM_PATH
+from sae_lens_maira.phantom.model.tokenizer import train_tokenizer
+from sae_lens_maira.rows.policy import TokenPolicy
+from sae_lens_maira.rows.row import encode_study
+from sae_lens_maira.sources import open_source
 
 HOOK = f"blocks.{MIDDLE}.hook_resid_post"
 MAX_OVERHEAD, MIN_LENGTH_GAIN, MIN_OVER_SAE_LENS, MIN_OF_SEQUENTIAL, MAX_GROWTH = 0.10, 1.5, 5.0, 0.8, 0.05

@@ -30,9 +30,9 @@ from benchmarks._memory import memory_mib
 from benchmarks.bridge import MIDDLE, make_model, seconds
 from sae_lens_maira.dashboard import DashboardSettings, make_dashboards
 from sae_lens_maira.dashboard.make import subject_of
-from sae_lens_maira.dashboard.pages import write_pages
-from sae_lens_maira.data.phantom_studies import PhantomSource
-from sae_lens_maira.hooked import HookedMaira2
+from sae_lens_maira.dashboard.standard.pages import write_pages
+from sae_lens_maira.hooked.model import HookedMaira2
+from sae_lens_maira.phantom.source import PhantomSource
 
 MAX_SECONDS, MAX_MEGABYTES, MAX_GIGABYTES = 90, 80, 3
 MIN_SPEED_UP = 3.0

@@ -13,9 +13,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from sae_lens_maira import phantom
-from sae_lens_maira.data.study import Study
-from sae_lens_maira.maira2 import FindingsPrompt, TokenKind
-from sae_lens_maira.phantom.pretrained import PHANTOM_PATH
+from sae_lens_maira.data.study import Study, TokenKind
+from sae_lens_maira.maira2 import FindingsPrompt
+from sae_lens_maira.phantom.model.pretrained import PHANTOM_PATH
 
 REFERENCE_CHECKPOINT = Path(__file__).parent / "maira2" / "reference" / "checkpoint"
 CHECKPOINTS = [path for path in (REFERENCE_CHECKPOINT, PHANTOM_PATH) if path.is_dir()]

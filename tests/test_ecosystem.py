@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from plain_maira2 import REFERENCE_CHECKPOINT, PlainBatch, phantom_studies, plain_activations, raw_hook
 
-from sae_lens_maira.hooked import HookedMaira2
+from sae_lens_maira.hooked.model import HookedMaira2
 from sae_lens_maira.maira2 import Maira2ForConditionalGeneration
+from tests.plain_maira2 import REFERENCE_CHECKPOINT, PlainBatch, phantom_studies, plain_activations, raw_hook
 
 HOOK = "blocks.2.hook_resid_post"
 CONTEXT_SIZE = 48

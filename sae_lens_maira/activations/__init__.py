@@ -21,7 +21,7 @@
 ...     block.activations, block.token_ids, block.study_index, block.position, block.kind
 """
 
-from sae_lens_maira.activations.format import CacheError
 from sae_lens_maira.activations.read import ActivationCache, Block
+from sae_lens_maira.errors import CacheError
 
 __all__ = ["ActivationCache", "Block", "CacheError"]

@@ -13,11 +13,11 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
-from sae_lens_maira.activations.batching import EncodedStudy, is_passing_trouble
 from sae_lens_maira.activations.format import SkippedStudy
+from sae_lens_maira.activations.plan import EncodedStudy, is_passing_trouble
 from sae_lens_maira.data.study import LazyImage
 from sae_lens_maira.maira2.processing import Maira2Processor
-from sae_lens_maira.rows import study_prompt
+from sae_lens_maira.rows.row import study_prompt
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")

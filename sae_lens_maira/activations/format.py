@@ -33,17 +33,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import socket
 import struct
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from sae_lens_maira.errors import CacheError
+from sae_lens_maira.files import replacing, to_json, write_text
 
 FORMAT = "sae-lens-maira activations"
 VERSION = 1
@@ -60,10 +60,6 @@ SAFETENSORS_NAMES = {
 _DTYPES = {name: dtype for dtype, name in SAFETENSORS_NAMES.items()}
 _ALIGNMENT = 64
 _Record = TypeVar("_Record")
-
-
-class CacheError(ValueError):
-    """A cache cannot be used; the message names it and what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +125,6 @@ def unit_path(cache_path: Path, unit: int) -> Path:
 def record_path(cache_path: Path, unit: int) -> Path:
     """A unit's record."""
     return cache_path / UNITS_NAME / f"{unit:06d}.json"
-
-
-def to_json(value: Any) -> str:
-    """The one way in which JSON is written here."""
-    return json.dumps(value, sort_keys=True, indent=1) + "\n"
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:
@@ -289,49 +280,9 @@ def check_version(values: Mapping[str, Any], path: Path) -> None:
         )
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``path`` once it is on disk as a whole; nothing is left if that fails."""
-    unfinished = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
 def remove_unfinished(cache_path: Path, units: Container[int]) -> None:
     """Remove what killed processes left of units' files."""
     for leftover in (cache_path / UNITS_NAME).glob(".*.tmp"):
         number = leftover.name[1:].split(".")[0]
         if number.isdigit() and int(number) in units:
             leftover.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file as a whole."""
-    with replacing(path) as file:
-        file.write(text.encode())
-
-
-def sync_folder(path: Path) -> None:
-    """Make a rename last through a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while piece := file.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()

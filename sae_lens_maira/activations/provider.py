@@ -1,8 +1,8 @@
 """Batches of cached activations for SAE-Lens's trainers.
 
 1. A :class:`TokenSelection` says which tokens take part; their numbers are kept, 4 bytes a token.
-2. :class:`~sae_lens_maira.activations.order.GlobalShuffle` says which come next. Batches are consecutive pieces of the
-   epochs' orders; one that reaches the end of an epoch goes on with the next, so every token comes once an epoch.
+2. :class:`~sae_lens_maira.activations.shuffle.GlobalShuffle` says which come next. Batches are consecutive pieces of
+   the epochs' orders; one that reaches the end of an epoch goes on with the next, so every token comes once an epoch.
 3. A batch is gathered from the memory maps in storage order: within a batch order means nothing to training, and
    reading upwards is faster.
 
@@ -22,20 +22,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_lens_maira.activations.format import NORMS_PREFIX, CacheError
-from sae_lens_maira.activations.order import GlobalShuffle
+from sae_lens_maira.activations.format import NORMS_PREFIX
 from sae_lens_maira.activations.read import ActivationCache, MappedUnit
-from sae_lens_maira.maira2.prompts import TokenKind
+from sae_lens_maira.activations.shuffle import GlobalShuffle
+from sae_lens_maira.data.study import TokenKind
+from sae_lens_maira.errors import CacheError, DataExhausted
 
 RUNS_ABOVE_BYTES = 16 << 30
 """Larger caches are read in runs of ``RUN_BYTES``; a uniformly random order would read each page many times over."""
 RUN_BYTES = 256 << 10
 WINDOW_BYTES = 1 << 30
 _MAX_BATCHES_KEPT = 4
-
-
-class DataExhausted(ValueError):
-    """No token is left by a selection; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -269,8 +266,8 @@ class CachedActivations(_CachedTokens, Iterator[Tensor]):
         selection: which tokens take part; all if None.
         seed: of the order.
         dtype, device: of the batches.
-        run_length, window_bytes: see :mod:`~sae_lens_maira.activations.order`; by default the order is uniformly random
-            up to 16 GiB, and made of runs of 256 KiB above.
+        run_length, window_bytes: see :mod:`~sae_lens_maira.activations.shuffle`; by default the order is uniformly
+            random up to 16 GiB, and made of runs of 256 KiB above.
 
     Raises:
         CacheError: there is no such hook point, or the cache is damaged.

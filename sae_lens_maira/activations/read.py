@@ -16,15 +16,15 @@ from sae_lens_maira.activations.format import (
     MANIFEST_NAME,
     NORMS_PREFIX,
     CachedStudy,
-    CacheError,
     UnitContents,
     identity_hash,
     read_contents,
     read_json,
     unit_path,
 )
-from sae_lens_maira.activations.identity import read_header
-from sae_lens_maira.activations.whole import count_units, done_units
+from sae_lens_maira.activations.header import read_header
+from sae_lens_maira.activations.manifest import count_units, done_units
+from sae_lens_maira.errors import CacheError
 
 
 class MappedUnit:
@@ -89,7 +89,7 @@ class ActivationCache:
 
     Attributes:
         path: its folder.
-        identity: what decides its values; see :func:`~sae_lens_maira.activations.identity.make_header`.
+        identity: what decides its values; see :func:`~sae_lens_maira.activations.header.make_header`.
         description: the same with what is told beside it: model, revision, source.
         hook_names: hook points that it holds.
         d_in: width of its activations.

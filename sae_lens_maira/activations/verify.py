@@ -12,9 +12,7 @@ from tqdm.auto import tqdm
 from sae_lens_maira.activations.format import (
     MANIFEST_NAME,
     SKIPPED_NAME,
-    CacheError,
     UnitRecord,
-    hash_file,
     identity_hash,
     read_contents,
     read_json,
@@ -22,8 +20,10 @@ from sae_lens_maira.activations.format import (
     record_path,
     unit_path,
 )
-from sae_lens_maira.activations.identity import read_header
-from sae_lens_maira.activations.whole import count_units, make_manifest, read_skipped
+from sae_lens_maira.activations.header import read_header
+from sae_lens_maira.activations.manifest import count_units, make_manifest, read_skipped
+from sae_lens_maira.errors import CacheError
+from sae_lens_maira.files import hash_file
 
 
 def verify_cache(path: Path, *, show_progress: bool = True) -> list[str]:

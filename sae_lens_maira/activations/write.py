@@ -23,23 +23,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from sae_lens_maira.activations.batching import EncodedStudy, UnitPlan, UnitPlanner
+from sae_lens_maira.activations.config import CacheSettings, Shard
 from sae_lens_maira.activations.decode_ahead import decode_study, map_ahead
 from sae_lens_maira.activations.format import (
     HEADER_NAME,
     SKIPPED_NAME,
-    CacheError,
     SkippedStudy,
     UnitRecord,
     identity_hash,
     remove_unfinished,
-    to_json,
-    write_text,
 )
-from sae_lens_maira.activations.identity import check_same, make_header, read_header
-from sae_lens_maira.activations.settings import CacheSettings, Shard
-from sae_lens_maira.activations.unit import UnitInMemory
-from sae_lens_maira.activations.whole import (
+from sae_lens_maira.activations.header import check_same, make_header, read_header
+from sae_lens_maira.activations.manifest import (
     count_units,
     describe_skipped,
     done_units,
@@ -47,10 +42,14 @@ from sae_lens_maira.activations.whole import (
     read_skipped,
     write_skipped,
 )
+from sae_lens_maira.activations.plan import EncodedStudy, UnitPlan, UnitPlanner
+from sae_lens_maira.activations.unit_writer import UnitInMemory
+from sae_lens_maira.errors import CacheError, Interrupted
+from sae_lens_maira.files import to_json, write_text
 from sae_lens_maira.interruption import StopRequest, noticed_interruptions
 
 if TYPE_CHECKING:
-    from sae_lens_maira.hooked import HookedMaira2
+    from sae_lens_maira.hooked.model import HookedMaira2
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +57,6 @@ _N_SAMPLED_STUDIES = 64
 _N_PLANS_AHEAD = 2
 _BYTES_BESIDE = 13
 """Token id, study index, position and kind."""
-
-
-class CachingInterrupted(KeyboardInterrupt):
-    """Ctrl-C; what was done stays done, and the message says how to go on."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,7 @@ def write_cache(
     Raises:
         CacheMismatch: the folder holds a cache made with something else.
         CacheError: too many studies cannot be used, the disk is full, or ``settings.dtype`` cannot hold the values.
-        CachingInterrupted: Ctrl-C; the next run goes on.
+        Interrupted: Ctrl-C; the next run goes on.
     """
     header = _open_or_start(model, path, settings, about or {})
     identity = header["identity"]
@@ -133,7 +128,7 @@ def write_cache(
             _write_units(model, path, settings, identity_hash(identity), units, done, stop, show_progress)
     except KeyboardInterrupt:
         n_done = len(done_units(path, units))
-        raise CachingInterrupted(
+        raise Interrupted(
             f"interrupted after {n_done} of {len(units)} units; the same command goes on from there"
         ) from None
     records = done_units(path, units)

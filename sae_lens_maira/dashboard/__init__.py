@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sae_lens_maira.dashboard.make import DashboardError, DashboardResult, DashboardSettings, make_dashboards
+    from sae_lens_maira.dashboard.make import DashboardResult, DashboardSettings, make_dashboards
+    from sae_lens_maira.errors import DashboardError
 
 __all__ = ["DashboardError", "DashboardResult", "DashboardSettings", "make_dashboards"]
 

@@ -14,11 +14,10 @@ from tqdm.auto import tqdm
 
 from sae_lens_maira.dashboard.data_files import INDEX, SERVING, put
 from sae_lens_maira.dashboard.images import ImageWriter
-from sae_lens_maira.dashboard.pages import Subject
-from sae_lens_maira.dashboard.table import N_TOP_TOKENS, FeatureTable, group_widths
-from sae_lens_maira.data.study import Study
-from sae_lens_maira.maira2.prompts import TokenKind
-from sae_lens_maira.share.interpretations import Interpretation
+from sae_lens_maira.data.study import Study, TokenKind
+from sae_lens_maira.features.interpretations import Interpretation
+from sae_lens_maira.features.subject import Subject
+from sae_lens_maira.features.table import N_TOP_TOKENS, FeatureTable, group_widths
 
 FEATURES_A_FILE = 64
 FEATURES_A_TOKEN = 10

@@ -12,7 +12,8 @@ from types import TracebackType
 from PIL.Image import Image
 
 from sae_lens_maira.data.study import LazyImage, Study
-from sae_lens_maira.maira2.images import ImageError, to_stretched_grey
+from sae_lens_maira.errors import ImageError
+from sae_lens_maira.maira2.images import to_stretched_grey
 
 logger = logging.getLogger(__name__)
 

@@ -16,28 +16,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sae_lens_maira.activations.identity import check_cache_fits
+from sae_lens_maira.activations.header import check_cache_fits
 from sae_lens_maira.dashboard.data_files import INDEX
 from sae_lens_maira.dashboard.gallery import GalleryText, write_features, write_index, write_static, write_studies
 from sae_lens_maira.dashboard.images import ImageWriter, with_shared_images
-from sae_lens_maira.dashboard.neuronpedia import write_neuronpedia
 from sae_lens_maira.dashboard.origin import Origin
-from sae_lens_maira.dashboard.pages import Subject, write_pages
-from sae_lens_maira.dashboard.recording import Recording, record
-from sae_lens_maira.dashboard.table import compute_table
+from sae_lens_maira.dashboard.standard.neuronpedia import write_neuronpedia
+from sae_lens_maira.dashboard.standard.pages import write_pages
 from sae_lens_maira.data.study import Study
-from sae_lens_maira.hooked import HookedMaira2
-from sae_lens_maira.identity import check_sae_fits
-from sae_lens_maira.share.interpretations import Interpretation
+from sae_lens_maira.errors import DashboardError
+from sae_lens_maira.features.interpretations import Interpretation
+from sae_lens_maira.features.recording import Recording, record
+from sae_lens_maira.features.subject import Subject
+from sae_lens_maira.features.table import compute_table
+from sae_lens_maira.hooked.identity import check_sae_fits
+from sae_lens_maira.hooked.model import HookedMaira2
 
 if TYPE_CHECKING:
     from sae_lens_maira.activations import ActivationCache
 
 logger = logging.getLogger(__name__)
-
-
-class DashboardError(ValueError):
-    """Dashboards cannot be made; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

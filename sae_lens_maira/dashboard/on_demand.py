@@ -12,7 +12,8 @@ import numpy as np
 from sae_lens_maira.dashboard.data_files import INDEX, put, read
 from sae_lens_maira.dashboard.make import DashboardSettings, subject_of
 from sae_lens_maira.dashboard.origin import Origin
-from sae_lens_maira.dashboard.pages import Subject, page_name, write_pages
+from sae_lens_maira.dashboard.standard.pages import page_name, write_pages
+from sae_lens_maira.features.subject import Subject
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class PageMaker:
     def _load(self) -> Subject:
         from sae_lens import SAE
 
-        from sae_lens_maira.identity import check_sae_fits
+        from sae_lens_maira.hooked.identity import check_sae_fits
         from sae_lens_maira.training.config import TrainConfig
         from sae_lens_maira.training.run import load_model, load_studies
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_lens_maira.dashboard.data_files import INDEX, SERVING, script
 from sae_lens_maira.dashboard.origin import Origin
+from sae_lens_maira.errors import ViewError
 
 if TYPE_CHECKING:
     from sae_lens_maira.dashboard.on_demand import PageMaker
@@ -29,10 +30,6 @@ HOST = "127.0.0.1"
 DEFAULT_PORT = 8750
 _NAMES = ("127.0.0.1", "localhost", "[::1]")
 _PAGE = re.compile(r"/pages/feature_(\d{1,9})\.html")
-
-
-class ViewError(ValueError):
-    """A gallery cannot be served; the message says why and what to do."""
 
 
 class GalleryServer(ThreadingHTTPServer):

@@ -34,16 +34,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from sae_lens_maira.data.sources import SourceError, StudySource
+from sae_lens_maira.data.source import StudySource
 from sae_lens_maira.data.study import Change, FileImage, Label, Presence, Study
+from sae_lens_maira.errors import ManifestError
 
 _IMAGES = ("frontal", "lateral", "prior_frontal")
 _TEXTS = ("indication", "technique", "comparison", "prior_report", "findings")
 _COLUMNS = {"study_id", "patient_id", "view", "acquired_at", "labels", "shareable", *_IMAGES, *_TEXTS}
-
-
-class ManifestError(SourceError):
-    """A manifest cannot be used; the message names the file and line."""
 
 
 class ManifestSource(StudySource):

@@ -34,8 +34,9 @@ from tqdm.auto import tqdm
 
 from sae_lens_maira.data.mimic_tables import ImageRow, StudyRows, find_table, read_labels, read_metadata, read_split
 from sae_lens_maira.data.sections import ReportSections, parse_sections
-from sae_lens_maira.data.sources import SourceConfig, SourceError, StudySource
+from sae_lens_maira.data.source import SourceConfig, StudySource
 from sae_lens_maira.data.study import FileImage, Label, Study
+from sae_lens_maira.errors import SourceError
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from sae_lens_maira.data.sources import SourceError
 from sae_lens_maira.data.study import Label
+from sae_lens_maira.errors import SourceError
 
 View = Literal["PA", "AP", "lateral"]
 _VIEWS: dict[str, View] = {

@@ -29,8 +29,9 @@ from sae_lens_maira.data.openi_reports import (
     read_reports,
     report_number,
 )
-from sae_lens_maira.data.sources import SourceConfig, SourceError, StudySource
+from sae_lens_maira.data.source import SourceConfig, StudySource
 from sae_lens_maira.data.study import LazyImage, Study
+from sae_lens_maira.errors import SourceError
 
 _PROJECTIONS = "indiana_projections.csv"
 
@@ -60,7 +61,7 @@ class OpeniSource(StudySource):
             digest.update(json.dumps([key, n_bytes, key in (self._laterals or ())]).encode())
         self._draws = config.missing_images == "phantom"
         if self._draws:
-            from sae_lens_maira.data.phantom_studies import generator_hash
+            from sae_lens_maira.phantom.source import generator_hash
 
             digest.update(generator_hash().encode())
         self._substitutes = config.missing_findings == "substitute"
@@ -81,7 +82,7 @@ class OpeniSource(StudySource):
         return len(self._reports)
 
     def study(self, index: int) -> Study:
-        from sae_lens_maira.data.mesh import mesh_labels
+        from sae_lens_maira.phantom.mesh import mesh_labels
 
         report = self._reports[index]
         frontal, lateral = self._views(report)
@@ -123,7 +124,7 @@ class OpeniSource(StudySource):
         frontal, lateral = self._files(report)
         if frontal is not None or not self._draws:
             return frontal, lateral
-        from sae_lens_maira.data.mesh import phantom_image, phantom_state
+        from sae_lens_maira.phantom.mesh import phantom_image, phantom_state
 
         state = phantom_state(report.report_id, report.major, report.automatic)
         has_lateral = len(report.image_ids) > 1

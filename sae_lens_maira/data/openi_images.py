@@ -31,9 +31,9 @@ from uuid import uuid4
 
 from tqdm.auto import tqdm
 
-from sae_lens_maira.cache_path import default_cache_path
-from sae_lens_maira.data.sources import SourceError
 from sae_lens_maira.data.study import FileImage, LazyImage
+from sae_lens_maira.errors import SourceError
+from sae_lens_maira.files import default_cache_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -19,7 +19,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from sae_lens_maira.data.sources import SourceError
+from sae_lens_maira.errors import SourceError
 
 _LARGEST_REPORT = 1 << 20
 _SECTIONS = ("indication", "comparison", "findings", "impression")

@@ -14,14 +14,50 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Presence = Literal["present", "uncertain", "absent"]
 Change = Literal["new", "larger", "smaller", "unchanged", "removed"]
+
+
+View = Literal["frontal", "lateral", "prior_frontal"]
+VIEWS: tuple[View, ...] = get_args(View)
+"""Names of a study's images, in the order in which a prompt shows them."""
+SectionName = Literal["indication", "technique", "comparison", "prior_report", "findings"]
+SECTIONS: tuple[SectionName, ...] = get_args(SectionName)
+"""Names of a study's texts, in the order in which a prompt shows them."""
+
+
+class TokenKind(IntEnum):
+    """What a token of a prompt is. The values are stored on disk: never renumber them."""
+
+    TEMPLATE = 0
+    """System sentence, roles, task wording, begin of sequence: the same in every prompt."""
+    INDICATION = 1
+    TECHNIQUE = 2
+    COMPARISON = 3
+    PRIOR_REPORT = 4
+    PHRASE = 5
+    """The finding to be located, in phrase grounding."""
+    FINDINGS = 6
+    """The report: given as assistant text, or generated."""
+    END = 7
+    """End of sequence after the report."""
+    PAD = 8
+    FRONTAL_IMAGE = 9
+    LATERAL_IMAGE = 10
+    PRIOR_IMAGE = 11
+
+
+IMAGE_KINDS = (TokenKind.FRONTAL_IMAGE, TokenKind.LATERAL_IMAGE, TokenKind.PRIOR_IMAGE)
+
+
+SECTION_KINDS: dict[SectionName, TokenKind] = {name: TokenKind[name.upper()] for name in SECTIONS}
 
 
 @runtime_checkable

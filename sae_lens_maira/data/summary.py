@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from sae_lens_maira.data.sources import StudySource
+from sae_lens_maira.data.source import StudySource
 from sae_lens_maira.data.study import Study
 
 SECTIONS = ("indication", "technique", "comparison", "prior_report", "findings")

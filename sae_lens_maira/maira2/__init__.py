@@ -16,7 +16,8 @@ Importing this package registers the classes with transformers' Auto classes.
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from sae_lens_maira.maira2.checkpoint import CheckpointError
+from sae_lens_maira.data.study import TokenKind
+from sae_lens_maira.errors import CheckpointError, ImageError
 from sae_lens_maira.maira2.configuration import Maira2Config
 from sae_lens_maira.maira2.grounding import (
     Box,
@@ -25,14 +26,14 @@ from sae_lens_maira.maira2.grounding import (
     format_grounded,
     parse_grounded,
 )
-from sae_lens_maira.maira2.images import ImageError, ImageLike, to_stretched_grey
+from sae_lens_maira.maira2.images import ImageLike, to_stretched_grey
 from sae_lens_maira.maira2.modeling import (
     Maira2ForConditionalGeneration,
     Maira2Model,
     register_checkpoint_layout,
 )
 from sae_lens_maira.maira2.processing import Maira2Processor
-from sae_lens_maira.maira2.prompts import FindingsPrompt, PhraseGroundingPrompt, Prompt, TokenKind
+from sae_lens_maira.maira2.prompts import FindingsPrompt, PhraseGroundingPrompt, Prompt
 
 AutoConfig.register(Maira2Config.model_type, Maira2Config, exist_ok=True)
 AutoModelForImageTextToText.register(Maira2Config, Maira2ForConditionalGeneration, exist_ok=True)

@@ -11,9 +11,7 @@ from typing import Any
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message says which and why."""
+from sae_lens_maira.errors import CheckpointError
 
 
 @contextmanager

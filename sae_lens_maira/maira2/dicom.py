@@ -23,7 +23,8 @@ def read_dicom(path: Path, name: str) -> Float[np.ndarray, "height width"]:
         ImageError: the file is no readable DICOM image.
         ImportError: pydicom is not installed.
     """
-    from sae_lens_maira.maira2.images import LUMA, ImageError
+    from sae_lens_maira.errors import ImageError
+    from sae_lens_maira.maira2.images import LUMA
 
     try:
         import pydicom

@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from sae_lens_maira.errors import ImageError
+
 
 @runtime_checkable
 class OpenableImage(Protocol):
@@ -31,10 +33,6 @@ ImageLike: TypeAlias = Image.Image | np.ndarray | str | Path | OpenableImage
 LUMA: Float[np.ndarray, " colours"] = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in grey: ITU-R 601-2, as in PIL's conversion."""
 _DEEP_MODES = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
-
-
-class ImageError(ValueError):
-    """An image cannot be used; the message names the field or file and says why."""
 
 
 def to_stretched_grey(image: ImageLike, name: str = "image") -> Image.Image:

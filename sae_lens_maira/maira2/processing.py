@@ -16,11 +16,12 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
+from sae_lens_maira.data.study import TokenKind
 from sae_lens_maira.maira2.checkpoint import check_processor_folder, clear_loading_errors
 from sae_lens_maira.maira2.configuration import TRANSFORMERS_5
 from sae_lens_maira.maira2.grounding import GroundedReport, parse_grounded
 from sae_lens_maira.maira2.images import to_stretched_grey
-from sae_lens_maira.maira2.prompts import ImageSlot, Prompt, TokenKind
+from sae_lens_maira.maira2.prompts import ImageSlot, Prompt
 from sae_lens_maira.maira2.tokenization import RenderedPrompt, render_prompt, token_kinds
 
 if TRANSFORMERS_5:

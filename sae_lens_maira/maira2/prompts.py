@@ -7,34 +7,10 @@ knows what it is, so that tokens can later be told apart by kind.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TypeAlias
 
+from sae_lens_maira.data.study import TokenKind
 from sae_lens_maira.maira2.images import ImageLike
-
-
-class TokenKind(IntEnum):
-    """What a token of a prompt is. The values are stored on disk: never renumber them."""
-
-    TEMPLATE = 0
-    """System sentence, roles, task wording, begin of sequence: the same in every prompt."""
-    INDICATION = 1
-    TECHNIQUE = 2
-    COMPARISON = 3
-    PRIOR_REPORT = 4
-    PHRASE = 5
-    """The finding to be located, in phrase grounding."""
-    FINDINGS = 6
-    """The report: given as assistant text, or generated."""
-    END = 7
-    """End of sequence after the report."""
-    PAD = 8
-    FRONTAL_IMAGE = 9
-    LATERAL_IMAGE = 10
-    PRIOR_IMAGE = 11
-
-
-IMAGE_KINDS = (TokenKind.FRONTAL_IMAGE, TokenKind.LATERAL_IMAGE, TokenKind.PRIOR_IMAGE)
 
 _TASK = (
     " Provide a structured description of the findings in the radiology study in comparison to the prior frontal image."

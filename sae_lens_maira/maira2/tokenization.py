@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from sae_lens_maira.maira2.prompts import ImageSlot, Piece, Prompt, Text, TokenKind
+from sae_lens_maira.data.study import TokenKind
+from sae_lens_maira.maira2.prompts import ImageSlot, Piece, Prompt, Text
 
 
 @dataclass(frozen=True)

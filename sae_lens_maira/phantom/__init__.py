@@ -7,9 +7,9 @@
 Importing this needs numpy only; the model and its training live in submodules that are imported when wanted.
 """
 
-from sae_lens_maira.phantom.concepts import CONCEPTS, TEXT_ONLY, VISIBLE, Appearance, Concept
 from sae_lens_maira.phantom.generate import IMAGE_SIZE, PhantomStudy, Recipe, counterfactual, render, studies
-from sae_lens_maira.phantom.scoring import parse_report
+from sae_lens_maira.phantom.words.scoring import parse_report
+from sae_lens_maira.phantom.world.concepts import CONCEPTS, TEXT_ONLY, VISIBLE, Appearance, Concept
 
 __all__ = [
     "CONCEPTS",

@@ -14,10 +14,11 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from sae_lens_maira.data.study import Study
-from sae_lens_maira.phantom import contexts, report, requests, scene
-from sae_lens_maira.phantom.concepts import Appearance, State, as_state, visible_labels
-from sae_lens_maira.phantom.film import Shot
-from sae_lens_maira.phantom.scene import PhantomImage
+from sae_lens_maira.phantom.words import report, requests
+from sae_lens_maira.phantom.world import contexts, scene
+from sae_lens_maira.phantom.world.concepts import Appearance, State, as_state, visible_labels
+from sae_lens_maira.phantom.world.film import Shot
+from sae_lens_maira.phantom.world.scene import PhantomImage
 
 IMAGE_SIZE = 112
 _EPOCH = datetime(2100, 1, 1)

@@ -7,8 +7,8 @@ card.py                 the model card
 push.py                 upload, or a dry run into a folder
 """
 
+from sae_lens_maira.features.interpretations import Interpretation, read_interpretations, write_interpretations
 from sae_lens_maira.share.dictionary_learning import export_dictionary_learning
-from sae_lens_maira.share.interpretations import Interpretation, read_interpretations, write_interpretations
 from sae_lens_maira.share.loader import ImportResult, import_sae, maira2_sae_disk_loader, maira2_sae_loader
 from sae_lens_maira.share.push import PushResult, push_saes
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sae_lens_maira.identity import METADATA_KEY
+from sae_lens_maira.hooked.identity import METADATA_KEY
 from sae_lens_maira.sae.prefixes import sizes_from_widths
 
 TAGS = ("saelens", "sparse-autoencoder", "mechanistic-interpretability", "radiology", "maira-2")

@@ -19,15 +19,12 @@ from sae_lens import SAE
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sae_lens_maira.errors import SaeFormatError
 from sae_lens_maira.sae.prefixes import sizes_from_widths, widths_from_sizes
 
 WEIGHTS_NAME = "ae.pt"
 CONFIG_NAME = "config.json"
 CLASSES = ("MatryoshkaBatchTopKSAE", "BatchTopKSAE", "JumpReluAutoEncoder")
-
-
-class SaeFormatError(ValueError):
-    """A file is not an SAE that can be read, or must not be read; the message says in one sentence why."""
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,18 @@ from sae_lens.constants import SAE_CFG_FILENAME
 from sae_lens.loading.pretrained_sae_loaders import sae_lens_disk_loader, sae_lens_huggingface_loader
 from sae_lens.util import str_to_dtype
 
-from sae_lens_maira.share.dictionary_learning import (
-    CONFIG_NAME,
-    WEIGHTS_NAME,
-    DictionaryLearningSae,
-    SaeFormatError,
-    read_dictionary_learning,
-)
-from sae_lens_maira.share.interpretations import (
+from sae_lens_maira.errors import SaeFormatError
+from sae_lens_maira.features.interpretations import (
     TABLE_SUFFIXES,
     find_tables,
     read_interpretations,
     write_interpretations,
+)
+from sae_lens_maira.share.dictionary_learning import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    DictionaryLearningSae,
+    read_dictionary_learning,
 )
 
 RELEASE = "microsoft/maira-2-sae"

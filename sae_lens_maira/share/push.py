@@ -20,9 +20,9 @@ from huggingface_hub import HfApi
 from sae_lens import upload_saes_to_huggingface
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 
-from sae_lens_maira.identity import METADATA_KEY
+from sae_lens_maira.errors import SaeFormatError
+from sae_lens_maira.hooked.identity import METADATA_KEY
 from sae_lens_maira.share.card import make_card
-from sae_lens_maira.share.dictionary_learning import SaeFormatError
 
 CARD_NAME = "README.md"
 CONFIG_KEYS = (

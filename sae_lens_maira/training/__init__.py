@@ -8,6 +8,7 @@
     evaluate    explained variance, L0, dead features and losses on held-out studies
 """
 
-from sae_lens_maira.training.config import ConfigError, SourceConfig, TrainConfig, load_config
+from sae_lens_maira.errors import ConfigError
+from sae_lens_maira.training.config import SourceConfig, TrainConfig, load_config
 
 __all__ = ["ConfigError", "SourceConfig", "TrainConfig", "load_config"]

@@ -11,13 +11,10 @@ from typing import Any, Literal
 
 import yaml
 
-from sae_lens_maira.data.sources import SourceConfig
-from sae_lens_maira.maira2.prompts import TokenKind
-from sae_lens_maira.rows import TokenPolicy
-
-
-class ConfigError(ValueError):
-    """A configuration is wrong; the message names the setting."""
+from sae_lens_maira.data.source import SourceConfig
+from sae_lens_maira.data.study import TokenKind
+from sae_lens_maira.errors import ConfigError
+from sae_lens_maira.rows.policy import TokenPolicy
 
 
 @dataclass(frozen=True)

@@ -17,20 +17,22 @@ import yaml
 from sae_lens import SAE, LanguageModelSAERunnerConfig, LoggingConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 
-from sae_lens_maira.data.sources import SourceConfig, open_source
+from sae_lens_maira.activations.norms import measure_norms
+from sae_lens_maira.data.source import SourceConfig
 from sae_lens_maira.data.study import Study
-from sae_lens_maira.hooked import HookedMaira2
-from sae_lens_maira.identity import METADATA_KEY, describe_model
-from sae_lens_maira.norms import measure_norms
-from sae_lens_maira.training.cached import open_cached
-from sae_lens_maira.training.config import ConfigError, TrainConfig, check_names
+from sae_lens_maira.errors import ConfigError
+from sae_lens_maira.hooked.identity import METADATA_KEY, describe_model
+from sae_lens_maira.hooked.model import HookedMaira2
+from sae_lens_maira.sources import open_source
+from sae_lens_maira.training.config import TrainConfig, check_names
+from sae_lens_maira.training.data import open_cached
 from sae_lens_maira.training.evaluate import SaeScores, evaluate_sae
-from sae_lens_maira.training.resumable import ResumableRunner, latest_checkpoint
+from sae_lens_maira.training.store import ResumableRunner, latest_checkpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from sae_lens_maira.activations.settings import CacheConfig
+    from sae_lens_maira.activations.config import CacheConfig
 
 logger = logging.getLogger(__name__)
 

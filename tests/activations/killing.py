@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from sae_lens_maira.activations.whole import done_units
+from sae_lens_maira.activations.manifest import done_units
 from sae_lens_maira.activations.write import write_cache
 from tests.activations.conftest import make_model, make_settings, make_studies
 

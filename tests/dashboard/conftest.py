@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from small_gallery import ALWAYS, ATTACK, DEAD, N_STUDIES, Made, make_model, make_sae, make_studies
 
 from sae_lens_maira.dashboard import DashboardSettings, make_dashboards
-from sae_lens_maira.share.interpretations import Interpretation
+from sae_lens_maira.features.interpretations import Interpretation
+from tests.dashboard.small_gallery import ALWAYS, ATTACK, DEAD, N_STUDIES, Made, make_model, make_sae, make_studies
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from playwright import sync_api as playwright
-from small_gallery import ALWAYS, ATTACK, DEAD, EMPTY_STUDY, HOOK, HOSTILE_STUDY
 
-from sae_lens_maira.dashboard import pages
 from sae_lens_maira.dashboard.data_files import put, read
-from sae_lens_maira.dashboard.recording import record
+from sae_lens_maira.dashboard.standard import pages
+from sae_lens_maira.features.recording import record
+from tests.dashboard.small_gallery import ALWAYS, ATTACK, DEAD, EMPTY_STUDY, HOOK, HOSTILE_STUDY
 
 
 def find_browser() -> str | None:

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from plain_maira2 import count_calls
-from small_gallery import (
+
+from sae_lens_maira.dashboard import DashboardSettings, make_dashboards
+from sae_lens_maira.dashboard.data_files import read
+from sae_lens_maira.errors import DashboardError, SaeMismatch
+from sae_lens_maira.features.table import group_widths
+from tests.dashboard.small_gallery import (
     ALWAYS,
     ATTACK,
     CONTEXT_SIZE,
@@ -23,11 +27,7 @@ from small_gallery import (
     make_studies,
     plain_firings,
 )
-
-from sae_lens_maira.dashboard import DashboardError, DashboardSettings, make_dashboards
-from sae_lens_maira.dashboard.data_files import read
-from sae_lens_maira.dashboard.table import group_widths
-from sae_lens_maira.identity import SaeMismatch
+from tests.plain_maira2 import count_calls
 
 
 def feature_details(path, feature):
@@ -175,7 +175,7 @@ def test_the_model_runs_once_a_batch_of_studies_whatever_the_number_of_features(
 
 def test_with_a_cache_the_model_does_not_run(small, tmp_path):
     from sae_lens_maira.activations import ActivationCache
-    from sae_lens_maira.activations.settings import CacheSettings
+    from sae_lens_maira.activations.config import CacheSettings
     from sae_lens_maira.activations.write import write_cache
 
     sae = make_sae(small)

@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from small_gallery import ALWAYS, DEAD, plain_firings
 
-from sae_lens_maira.dashboard.neuronpedia import NeuronpediaError, check_batch
+from sae_lens_maira.dashboard.standard.neuronpedia import NeuronpediaError, check_batch
+from tests.dashboard.small_gallery import ALWAYS, DEAD, plain_firings
 
 
 @pytest.fixture(scope="module")

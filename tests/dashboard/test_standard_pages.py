@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_gallery import ALWAYS, ATTACK, DEAD, HOOK, make_model, make_sae, make_studies, plain_firings
 
-from sae_lens_maira.dashboard.pages import Subject, write_pages
-from sae_lens_maira.dashboard.recording import record
-from sae_lens_maira.dashboard.replay import RowTexts
 from sae_lens_maira.dashboard.safety import PageError, inert, secure_page, to_script_json
+from sae_lens_maira.dashboard.standard.pages import write_pages
+from sae_lens_maira.dashboard.standard.replay import RowTexts
+from sae_lens_maira.features.recording import record
+from sae_lens_maira.features.subject import Subject
+from tests.dashboard.small_gallery import ALWAYS, ATTACK, DEAD, HOOK, make_model, make_sae, make_studies, plain_firings
 
 
 def data_of(page: str):

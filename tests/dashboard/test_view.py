@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_gallery import D_SAE, make_model, make_sae, make_studies
 
-from sae_lens_maira.cli import main
+from sae_lens_maira.cli.main import main
 from sae_lens_maira.dashboard.data_files import read
-from sae_lens_maira.dashboard.serve import GalleryServer, ViewError
+from sae_lens_maira.dashboard.serve import GalleryServer
+from sae_lens_maira.errors import ViewError
+from tests.dashboard.small_gallery import D_SAE, make_model, make_sae, make_studies
 
 
 @contextmanager
@@ -185,7 +186,7 @@ def test_a_port_that_is_taken_is_one_sentence(gallery):
 
 @pytest.mark.slow
 def test_the_view_verb_serves_until_it_is_interrupted(gallery):
-    code = "import sys; from sae_lens_maira.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from sae_lens_maira.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "view", str(gallery), "--port", "0", "--no-browser"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)

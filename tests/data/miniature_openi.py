@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from sae_lens_maira.data.sources import SourceConfig, open_source
+from sae_lens_maira.data.source import SourceConfig
+from sae_lens_maira.sources import open_source
 
 
 def write_report(number, *, images=2, findings="Small left effusion.", impression="Effusion.", major=(), automatic=()):

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sae_lens_maira.data.manifest import ManifestError, read_manifest
+from sae_lens_maira.data.manifest import read_manifest
 from sae_lens_maira.data.study import Label
+from sae_lens_maira.errors import ManifestError
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from sae_lens_maira.data import FileImage, Study
 from sae_lens_maira.data.mimic_tables import parse_time
-from sae_lens_maira.data.sources import SourceConfig, SourceError, open_source
+from sae_lens_maira.data.source import SourceConfig
 from sae_lens_maira.data.study import Label
+from sae_lens_maira.errors import SourceError
+from sae_lens_maira.sources import open_source
 from tests.data.miniature_mimic import (
     FINDINGS,
     IMPRESSION_ONLY,

@@ -12,12 +12,14 @@ import pytest
 
 from sae_lens_maira import phantom
 from sae_lens_maira.data import FileImage
-from sae_lens_maira.data.mesh import mesh_labels, phantom_state
 from sae_lens_maira.data.openi_reports import packaged_reports, parse_openi_report, read_reports
 from sae_lens_maira.data.sections import parse_sections
-from sae_lens_maira.data.sources import SourceConfig, SourceError, open_source
+from sae_lens_maira.data.source import SourceConfig
 from sae_lens_maira.data.study import Label
-from sae_lens_maira.phantom.scene import PhantomImage
+from sae_lens_maira.errors import SourceError
+from sae_lens_maira.phantom.mesh import mesh_labels, phantom_state
+from sae_lens_maira.phantom.world.scene import PhantomImage
+from sae_lens_maira.sources import open_source
 from tests.data.miniature_openi import add_images, openi, write_archive, write_report
 
 SECTIONS = ("INDICATION", "COMPARISON", "FINDINGS", "IMPRESSION")

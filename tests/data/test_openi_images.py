@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sae_lens_maira.data import FileImage
-from sae_lens_maira.data.sources import SourceError
+from sae_lens_maira.errors import SourceError
 from tests.data.miniature_openi import openi, write_archive, write_report
 
 N_REPORTS = 4

@@ -11,9 +11,11 @@ from PIL import Image
 
 import sae_lens_maira
 from sae_lens_maira import phantom
-from sae_lens_maira.data import phantom_studies
 from sae_lens_maira.data.manifest import read_manifest
-from sae_lens_maira.data.sources import SourceConfig, SourceError, open_source
+from sae_lens_maira.data.source import SourceConfig
+from sae_lens_maira.errors import SourceError
+from sae_lens_maira.phantom import source as phantom_studies
+from sae_lens_maira.sources import open_source
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from sae_lens_maira.maira2 import (
-    CheckpointError,
-    FindingsPrompt,
-    Maira2Config,
-    Maira2ForConditionalGeneration,
-    Maira2Processor,
-)
+from sae_lens_maira.errors import CheckpointError
+from sae_lens_maira.maira2 import FindingsPrompt, Maira2Config, Maira2ForConditionalGeneration, Maira2Processor
 
 load = Maira2ForConditionalGeneration.from_pretrained
 

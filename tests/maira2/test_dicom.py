@@ -7,7 +7,8 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
-from sae_lens_maira.maira2 import ImageError, to_stretched_grey
+from sae_lens_maira.errors import ImageError
+from sae_lens_maira.maira2 import to_stretched_grey
 
 RAMP = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60
 

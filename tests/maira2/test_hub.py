@@ -111,7 +111,8 @@ print(type(remote).__name__, type(processor).__name__)
 )
 def test_a_repository_without_access_is_one_sentence(endpoint, tmp_path, repository, message):
     code = f"""
-from sae_lens_maira.maira2 import CheckpointError, Maira2ForConditionalGeneration, Maira2Processor
+from sae_lens_maira.maira2 import Maira2ForConditionalGeneration, Maira2Processor
+from sae_lens_maira.errors import CheckpointError
 for cls in (Maira2ForConditionalGeneration, Maira2Processor):
     try:
         cls.from_pretrained({repository!r})

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from PIL import Image
 
-from sae_lens_maira.maira2 import FindingsPrompt, ImageError, to_stretched_grey
+from sae_lens_maira.errors import ImageError
+from sae_lens_maira.maira2 import FindingsPrompt, to_stretched_grey
 
 
 def stretched_by_hand(plane):

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor
 
-from sae_lens_maira.maira2 import FindingsPrompt, Maira2Processor, PhraseGroundingPrompt, TokenKind
+from sae_lens_maira.data.study import TokenKind
+from sae_lens_maira.maira2 import FindingsPrompt, Maira2Processor, PhraseGroundingPrompt
 
 SECTION_KINDS = {
     "indication": TokenKind.INDICATION,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from sae_lens_maira import phantom
-from sae_lens_maira.phantom.film import Shot
 from sae_lens_maira.phantom.generate import sample_recipe
-from sae_lens_maira.phantom.scene import PhantomImage
-from sae_lens_maira.phantom.scoring import positives
+from sae_lens_maira.phantom.words.scoring import positives
+from sae_lens_maira.phantom.world.film import Shot
+from sae_lens_maira.phantom.world.scene import PhantomImage
 
 
 def pixels(study: phantom.PhantomStudy) -> list[bytes]:

@@ -4,13 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sae_reference import matryoshka_loss
 from torch import Tensor
 
 from sae_lens_maira.sae import pattern as pattern_module
 from sae_lens_maira.sae.kernels import nested_reconstruction, selected_preactivations
 from sae_lens_maira.sae.pattern import make_pattern
 from sae_lens_maira.sae.selection import Encoder, ThresholdGuess, select_batch_topk, select_token_topk
+from tests.sae.sae_reference import matryoshka_loss
 
 NAMES = ("x", "W_enc", "b_enc", "W_dec", "b_dec")
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sae_reference import top_mask
 
 from sae_lens_maira.sae import selection
 from sae_lens_maira.sae.selection import (
@@ -15,6 +14,7 @@ from sae_lens_maira.sae.selection import (
     token_topk_mask,
     true_positions,
 )
+from tests.sae.sae_reference import top_mask
 
 
 def as_mask(chosen: selection.Selection, n_tokens: int, d_sae: int) -> torch.Tensor:

@@ -13,9 +13,9 @@ from dictionary_learning.trainers.batch_top_k import BatchTopKSAE
 from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
 from sae_lens import SAE
 
+from sae_lens_maira.errors import SaeFormatError
 from sae_lens_maira.sae import MairaMatryoshkaTrainingSAE, MairaMatryoshkaTrainingSAEConfig
 from sae_lens_maira.share import export_dictionary_learning, maira2_sae_disk_loader
-from sae_lens_maira.share.dictionary_learning import SaeFormatError
 
 D_IN, D_SAE, GROUPS = 12, 40, [4, 8, 28]
 

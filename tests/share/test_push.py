@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_stand_in import HubStandIn, Repository
 from sae_lens import SAE
 from safetensors.torch import load_file
-from test_dictionary_learning import make_theirs, write_folder
+from tests.share.test_dictionary_learning import make_theirs, write_folder
 
+from sae_lens_maira.errors import SaeFormatError
 from sae_lens_maira.sae import MairaMatryoshkaTrainingSAE, MairaMatryoshkaTrainingSAEConfig
 from sae_lens_maira.share import push_saes
-from sae_lens_maira.share.dictionary_learning import SaeFormatError
+from tests.share.hub_stand_in import HubStandIn, Repository
 
 SECRET = "/data/mimic-cxr/reports with Mr. Secret"
 

@@ -15,9 +15,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from sae_lens_maira.hooked import HookedMaira2
-from sae_lens_maira.identity import METADATA_KEY, SaeMismatch, check_sae_fits
-from sae_lens_maira.training.config import ConfigError
+from sae_lens_maira.errors import ConfigError, SaeMismatch
+from sae_lens_maira.hooked.identity import METADATA_KEY, check_sae_fits
+from sae_lens_maira.hooked.model import HookedMaira2
 from sae_lens_maira.training.run import load_model, load_studies, train
 from tests.conftest import CHECKPOINT_PATH
 
@@ -98,7 +98,7 @@ def test_ctrl_c_saves_a_checkpoint_that_resumes_to_the_same_weights(config, tmp_
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(config, whole)
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config.to_dict()))
-    command = [sys.executable, "-m", "sae_lens_maira.cli", "train", "--config", str(tmp_path / "run.yaml")]
+    command = [sys.executable, "-m", "sae_lens_maira.cli.main", "train", "--config", str(tmp_path / "run.yaml")]
     log_path = tmp_path / "log"
     with log_path.open("w") as log:
         process = subprocess.Popen(
@@ -152,7 +152,7 @@ def test_an_sae_is_refused_by_another_model_layer_width_or_policy(finished, conf
 
 
 def test_the_fingerprint_is_the_same_in_every_dtype(config):
-    from sae_lens_maira.identity import fingerprint_weights
+    from sae_lens_maira.hooked.identity import fingerprint_weights
 
     prints = {
         dtype: fingerprint_weights(HookedMaira2.from_pretrained(CHECKPOINT_PATH, dtype=dtype).maira2)

@@ -1,0 +1,114 @@
+"""The form in which SAE-Lens reads cached activations by itself, with `use_cached_activations=True`.
+
+SAE-Lens wants a dataset on disk whose rows are contexts of one length: a column with the hook point's name, of shape
+(context_size, d_in), and a column ``token_ids``. Rows of studies differ in length, and padding would be trained on, so
+the kept tokens of all studies are laid end to end and cut into contexts: every context is full, a study may reach over
+several, and the last few tokens, fewer than a context, are left out. Training does not mind: SAEs see single tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sae_lens_maira.activations.provider import TokenSelection
+from sae_lens_maira.activations.read import ActivationCache
+from sae_lens_maira.errors import CacheError
+
+logger = logging.getLogger(__name__)
+
+
+def export_for_sae_lens(
+    cache: ActivationCache,
+    hook_name: str,
+    path: Path,
+    *,
+    context_size: int = 128,
+    selection: TokenSelection | None = None,
+    show_progress: bool = True,
+) -> int:
+    """Write a dataset for ``LanguageModelSAERunnerConfig(use_cached_activations=True, cached_activations_path=path)``.
+
+    Args:
+        cache: a whole cache.
+        hook_name: one of its hook points.
+        path: a new folder.
+        context_size: tokens of a context; the runner's must be the same.
+        selection: which tokens are written, as for the provider; norms are not looked at.
+        show_progress: whether to show a progress bar.
+
+    Returns:
+        the number of contexts; the last tokens, fewer than a context, are left out, and the log says how many.
+
+    Raises:
+        CacheError: the folder holds something, the cache has no such hook point, or fewer tokens than a context.
+    """
+    from datasets import Array2D, Dataset, Features, Value
+    from datasets import Sequence as SequenceFeature
+    from datasets.arrow_writer import ArrowWriter
+
+    cache.check_hook_name(hook_name)
+    if path.exists() and any(path.iterdir()):
+        raise CacheError(f"'{path}' is not empty; choose another folder.")
+    selection = selection or TokenSelection()
+    n_tokens = sum(int(selection.of(unit).sum()) for unit in cache.units())
+    n_contexts = n_tokens // context_size
+    if not n_contexts:
+        raise CacheError(
+            f"The cache '{cache.path}' has {n_tokens} tokens to export, fewer than a context of {context_size}."
+        )
+    # Arrow has no bfloat16.
+    dtype = torch.float32 if cache.dtype == torch.bfloat16 else cache.dtype
+    features = Features(
+        {
+            hook_name: Array2D((context_size, cache.d_in), str(dtype).removeprefix("torch.")),
+            "token_ids": SequenceFeature(Value("int32"), length=context_size),
+        }
+    )
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        # One row a group: SAE-Lens reads slices of rows, and Arrow reads whole groups.
+        with ArrowWriter(path=str(unfinished / "all.arrow"), features=features, writer_batch_size=1) as writer:
+            contexts = _contexts(cache, hook_name, context_size, selection)
+            for values, token_ids in tqdm(contexts, total=n_contexts, desc="exporting", disable=not show_progress):
+                writer.write({hook_name: values.to(dtype).numpy(), "token_ids": token_ids.int().numpy()})
+            writer.finalize()
+        dataset = Dataset.from_file(str(unfinished / "all.arrow"))
+        dataset.save_to_disk(str(unfinished / "dataset"), num_shards=1)
+        del dataset
+        if path.exists():
+            path.rmdir()
+        (unfinished / "dataset").rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    logger.info(
+        "'%s': %d contexts of %d tokens for SAE-Lens; the last %d tokens fill none and are left out.",
+        path,
+        n_contexts,
+        context_size,
+        n_tokens % context_size,
+    )
+    return n_contexts
+
+
+def _contexts(
+    cache: ActivationCache, hook_name: str, context_size: int, selection: TokenSelection
+) -> Iterator[tuple[Tensor, Tensor]]:
+    left: tuple[Tensor, Tensor] | None = None
+    for unit in cache.units():
+        chosen = torch.from_numpy(selection.of(unit))
+        values, token_ids = unit.tensor(hook_name)[chosen], unit.tensor("token_ids")[chosen]
+        if left is not None:
+            values, token_ids = torch.cat([left[0], values]), torch.cat([left[1], token_ids])
+        for start in range(0, len(values) - context_size + 1, context_size):
+            yield values[start : start + context_size], token_ids[start : start + context_size]
+        n_left = len(values) % context_size
+        left = (values[len(values) - n_left :], token_ids[len(values) - n_left :])

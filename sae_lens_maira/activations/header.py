@@ -1,0 +1,145 @@
+"""What decides the values in a cache, written into its header and compared on use."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sae_lens_maira.activations.config import CacheSettings
+from sae_lens_maira.activations.format import FORMAT, HEADER_NAME, VERSION, read_json
+from sae_lens_maira.errors import CacheError, CacheMismatch
+from sae_lens_maira.files import to_json
+from sae_lens_maira.hooked.identity import describe_model
+from sae_lens_maira.rows.dataset import source_fingerprint
+
+if TYPE_CHECKING:
+    from sae_lens_maira.hooked.model import HookedMaira2
+    from sae_lens_maira.maira2 import Maira2Processor
+
+
+def make_header(model: HookedMaira2, settings: CacheSettings, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The header of a cache of a model's studies.
+
+    Args:
+        model: with its studies and token policy.
+        settings: how to cache.
+        about: more to tell people; it decides nothing.
+    """
+    described = describe_model(model)
+    identity = {
+        **_model_identity(model),
+        **_source_identity(model),
+        "hook_names": list(settings.hook_names),
+        "dtype": settings.dtype,
+        "context_size": settings.context_size,
+        "max_length": model.cfg.n_ctx,
+        "unit_size": settings.unit_size,
+        "max_batch_tokens": settings.max_batch_tokens,
+    }
+    told = {"model": described["model"], "revision": described["revision"], **about}
+    return {"format": FORMAT, "version": VERSION, "identity": identity, "about": told}
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of the cache in a folder.
+
+    Raises:
+        FileNotFoundError: there is no cache.
+        CacheError: the header is damaged.
+    """
+    try:
+        header = read_json(path / HEADER_NAME)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"There is no cache of activations in '{path}'; make one with `sae-lens-maira cache`."
+        ) from None
+    if not isinstance(header.get("identity"), dict) or not isinstance(header.get("about"), dict):
+        raise CacheError(f"'{path / HEADER_NAME}' is damaged: identity or about is missing.")
+    return header
+
+
+def check_same(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Compare a cache's identity with the one wanted, as far as that goes.
+
+    Args:
+        path: of the cache, for the message.
+        theirs: the cache's identity.
+        ours: the identity wanted, or a part of it.
+
+    Raises:
+        CacheMismatch: naming what differs.
+    """
+    left, right = _flat(theirs), _flat(ours)
+    differences = [
+        f"{name} ({left.get(name)}, here {value})" for name, value in right.items() if left.get(name) != value
+    ]
+    if differences:
+        raise CacheMismatch(f"The cache '{path}' was made with another {', another '.join(differences)}.")
+
+
+def check_cache_fits(path: Path, identity: Mapping[str, Any], model: HookedMaira2) -> None:
+    """Check that a cache was made with a model, its token policy and its studies.
+
+    Raises:
+        CacheMismatch: naming what differs.
+    """
+    check_same(path, identity, {**_model_identity(model), **_source_identity(model)})
+
+
+def _source_identity(model: HookedMaira2) -> dict[str, Any]:
+    studies = model.reader.studies
+    return {"n_studies": len(studies), "source": studies.description or {"content": source_fingerprint(studies)}}
+
+
+def _model_identity(model: HookedMaira2) -> dict[str, Any]:
+    described = describe_model(model)
+    return {
+        "weights_fingerprint": described["weights_fingerprint"],
+        "model_dtype": str(model.cfg.dtype).removeprefix("torch."),
+        "processor_fingerprint": fingerprint_processor(model.processor),
+        "token_policy": described["token_policy"],
+        "d_in": model.cfg.d_model,
+    }
+
+
+def fingerprint_processor(processor: Maira2Processor) -> str:
+    """A hash of tokenizer, chat template and the treatment of images."""
+    image_processor: Any = processor.image_processor
+    images = image_processor.to_dict()
+    parts = {
+        "tokenizer": processor.tokenizer.backend_tokenizer.to_str(),
+        "template": processor.chat_template,
+        "n_image_tokens": processor.n_image_tokens,
+        "images": {
+            name: images.get(name)
+            for name in ("size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor", "do_center_crop")
+        },
+    }
+    return hashlib.sha256(_plain(parts).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> str:
+    """JSON of what transformers 4 keeps as plain values and transformers 5 as objects."""
+
+    def simplify(entry: Any) -> Any:
+        if isinstance(entry, Mapping):
+            return {str(key): simplify(entry[key]) for key in entry if entry[key] is not None}
+        if isinstance(entry, (list, tuple)):
+            return [simplify(item) for item in entry]
+        if hasattr(entry, "__dict__") and not isinstance(entry, (int, float, str)):
+            return simplify(vars(entry))
+        return int(entry) if isinstance(entry, int) else entry
+
+    return to_json(simplify(value))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat

@@ -1,0 +1,71 @@
+"""Every error that a user can cause, and so can mend: one base class, one class per topic.
+
+The message of a :class:`UserError` is one sentence that names the thing and the way out; the command line prints it
+and exits with status 2. Any other exception is a fault of this package, and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something given to this package is wrong; the message says what, and what to do."""
+
+
+class ConfigError(UserError):
+    """A configuration is wrong; the message names the setting."""
+
+
+class SourceError(UserError):
+    """A source cannot be used; the message names what is wrong and the way out."""
+
+
+class ManifestError(SourceError):
+    """A manifest cannot be used; the message names the file and line."""
+
+
+class ImageError(UserError):
+    """An image cannot be used; the message names the field or file and says why."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be used; the message says which and why."""
+
+
+class HookPointError(UserError):
+    """There is no such hook point; the message names those that are close to it."""
+
+
+class RowError(UserError):
+    """Rows do not fit the model, the studies or the context size; the message says how."""
+
+
+class CacheError(UserError):
+    """A cache cannot be used; the message names it and what is wrong."""
+
+
+class CacheMismatch(CacheError):
+    """A cache was made with something else; the message says what differs."""
+
+
+class DataExhausted(UserError):
+    """No token is left by a selection; the message says what to change."""
+
+
+class SaeFormatError(UserError):
+    """A file is not an SAE that can be read, or must not be read; the message says in one sentence why."""
+
+
+class SaeMismatch(UserError):
+    """An SAE belongs to another model, layer or token policy; the message says what differs."""
+
+
+class DashboardError(UserError):
+    """Dashboards cannot be made; the message says why and what to do."""
+
+
+class ViewError(UserError):
+    """A gallery cannot be served; the message says why and what to do."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C was answered between two steps; what was done is kept, and the message says how to go on."""

@@ -1,0 +1,63 @@
+"""Which features fire at each token: the SAE on recorded activations, as sae-dashboard runs it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from sae_lens_maira.features.recording import Recording
+from sae_lens_maira.features.sparse import SparseRows, SparseWriter
+
+_DENSE_ENTRIES = 1 << 23
+
+
+def folded_copy(sae: Any) -> Any:
+    """A copy whose decoder rows have norm 1, with the encoder and thresholds scaled to match.
+
+    sae-dashboard and Neuronpedia show activations in this scale, which makes features comparable. The SAE that is
+    given stays as it is.
+    """
+    folded = copy.deepcopy(sae).eval()
+    folded.fold_W_dec_norm()
+    return folded
+
+
+@torch.no_grad()
+def encode(folded: Any, recording: Recording, folder: Path, *, show_progress: bool = True) -> SparseRows:
+    """Feature activations of every token, as (n_tokens, d_sae) sparse rows.
+
+    Args:
+        folded: as :func:`folded_copy` gives it.
+        recording: of the hook point that the SAE was trained on.
+        folder: for the result.
+        show_progress: whether to show a progress bar.
+    """
+    d_sae = int(folded.cfg.d_sae)
+    progress = tqdm(total=recording.n_tokens, desc="features", unit="token", disable=not show_progress)
+    with SparseWriter(folder, d_sae) as writer, progress:
+        for chunk in recording.chunks(max(_DENSE_ENTRIES // d_sae, 1)):
+            activations = folded.encode(chunk.to(folded.device, folded.dtype)).float().cpu()
+            tokens, features = (index.numpy() for index in torch.nonzero(activations > 0, as_tuple=True))
+            counts = np.bincount(tokens, minlength=len(chunk))
+            writer.append(counts, features, activations.numpy()[tokens, features])
+            progress.update(len(chunk))
+        return writer.finish()
+
+
+def study_maxima(firings: SparseRows, recording: Recording, folder: Path) -> SparseRows:
+    """Each study's strongest activation of each feature, as (n_studies, n_features) sparse rows."""
+    with SparseWriter(folder, firings.n_columns) as writer:
+        for study in range(recording.n_studies):
+            tokens = recording.tokens(study)
+            _, features, values = firings.rows(tokens.start, tokens.stop)
+            order = np.argsort(features, kind="stable")
+            features, values = features[order], values[order]
+            firsts = np.flatnonzero(np.diff(features, prepend=-1))
+            largest = np.maximum.reduceat(values, firsts) if len(firsts) else values
+            writer.append(np.array([len(firsts)]), features[firsts], largest)
+        return writer.finish()

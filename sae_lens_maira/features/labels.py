@@ -1,0 +1,99 @@
+"""Which label a feature goes with: the area under the ROC curve of its strongest activation in a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from sae_lens_maira.data.study import Label
+from sae_lens_maira.features.sparse import SparseRows
+
+MIN_STUDIES = 5
+"""Positive and negative studies that a label needs."""
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class LabelFit:
+    """How well one feature tells a label's positive studies from its negative ones."""
+
+    label: str
+    auroc: float
+    n_positive: int
+
+
+def fit_labels(
+    by_feature: SparseRows, labels: Sequence[Mapping[str, Label]], *, k: int = 3, min_auroc: float = 0.75
+) -> list[list[LabelFit]]:
+    """The labels that go with each feature, best first.
+
+    A study that says nothing of a label is left out for it; an uncertain finding counts as positive.
+
+    Args:
+        by_feature: features by studies: the strongest activation.
+        labels: of each study.
+        k: labels a feature.
+        min_auroc: a smaller area is not worth showing.
+    """
+    names, truth = _usable(labels)
+    by_mask: dict[bytes, list[int]] = {}
+    for column in range(len(names)):
+        by_mask.setdefault((truth[:, column] >= 0).tobytes(), []).append(column)
+    found: list[list[LabelFit]] = []
+    for start in range(0, by_feature.n_rows, _CHUNK):
+        n_features = min(_CHUNK, by_feature.n_rows - start)
+        scores = _dense(by_feature, start, start + n_features)
+        areas = np.zeros((n_features, len(names)))
+        for columns in by_mask.values():
+            labelled = truth[:, columns[0]] >= 0
+            areas[:, columns] = auroc(scores[labelled], truth[labelled][:, columns] == 1)
+        for row in areas:
+            best = [int(column) for column in np.argsort(-row, kind="stable")[:k] if row[column] >= min_auroc]
+            found.append(
+                [LabelFit(names[column], float(row[column]), int((truth[:, column] == 1).sum())) for column in best]
+            )
+    return found
+
+
+def auroc(
+    scores: Float[np.ndarray, "n_studies n_features"], positive: np.ndarray
+) -> Float[np.ndarray, "n_features n_labels"]:
+    """Area under the ROC curve of every score for every label; ties count a half.
+
+    Args:
+        scores: any finite numbers.
+        positive: (n_studies, n_labels) booleans, each label with both values.
+    """
+    ranks = np.stack([_average_ranks(column) for column in scores.T])
+    n_positive = positive.sum(axis=0)
+    sums = ranks @ positive
+    return (sums - n_positive * (n_positive + 1) / 2) / (n_positive * (len(positive) - n_positive))
+
+
+def _average_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1, equal values sharing their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts - 1) / 2)[inverse]
+
+
+def _usable(labels: Sequence[Mapping[str, Label]]) -> tuple[list[str], np.ndarray]:
+    """Names of labels with enough studies, and (n_studies, n_labels): 1 positive, 0 negative, -1 unknown."""
+    names = sorted({name for known in labels for name in known})
+    truth = np.full((len(labels), len(names)), -1, dtype=np.int8)
+    for row, known in enumerate(labels):
+        for column, name in enumerate(names):
+            if name in known:
+                truth[row, column] = known[name].positive
+    enough = ((truth == 1).sum(axis=0) >= MIN_STUDIES) & ((truth == 0).sum(axis=0) >= MIN_STUDIES)
+    return [name for name, usable in zip(names, enough, strict=True) if usable], truth[:, enough]
+
+
+def _dense(by_feature: SparseRows, start: int, stop: int) -> Float[np.ndarray, "n_studies n_features"]:
+    dense = np.zeros((by_feature.n_columns, stop - start), dtype=np.float32)
+    features, studies, values = by_feature.rows(start, stop)
+    dense[studies, features - start] = values
+    return dense

@@ -1,0 +1,238 @@
+"""Numbers of every feature, streamed: counts, histograms, the strongest places, and what goes with what.
+
+Every number is taken over the tokens of the recorded studies, without padding. Memory is that of the results: best
+scores and indices, never a matrix of features by tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_lens_maira.data.study import TokenKind
+from sae_lens_maira.features.sparse import SparseRows
+
+N_BINS = 40
+_CHUNK = 256
+"""Features that are compared with all others at a time."""
+_BUFFER = 1 << 21
+"""Candidates that are gathered before the best are picked."""
+
+
+class BestOfEach:
+    """The k best items of each feature in a stream; of equal scores, the earlier item.
+
+    Args:
+        n_features: how many features there are.
+        k: items to keep of each.
+    """
+
+    def __init__(self, n_features: int, k: int) -> None:
+        self.n_features, self.k = n_features, k
+        self._worst = np.zeros(n_features, dtype=np.float32)
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._n_candidates = 0
+
+    def add(self, features: np.ndarray, items: np.ndarray, scores: np.ndarray) -> None:
+        """Offer items, with larger numbers than those of earlier calls, and positive scores."""
+        good = scores > self._worst[features]
+        self._parts.append((features[good], items[good], scores[good]))
+        self._n_candidates += int(good.sum())
+        if self._n_candidates > _BUFFER + self.n_features * self.k:
+            self._compact()
+
+    def finish(self) -> tuple[Int[np.ndarray, "n_features k"], Float[np.ndarray, "n_features k"]]:
+        """Items (-1 where there are fewer) and their scores (0 there), best first."""
+        self._compact()
+        items = np.full((self.n_features, self.k), -1, dtype=np.int64)
+        scores = np.zeros((self.n_features, self.k), dtype=np.float32)
+        features, found, values = self._parts[0]
+        rank = _rank_within(features)
+        items[features, rank], scores[features, rank] = found, values
+        return items, scores
+
+    def _compact(self) -> None:
+        empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        features, items, scores = (np.concatenate(part) for part in zip(empty, *self._parts, strict=True))
+        order = np.lexsort((items, -scores, features))
+        features, items, scores = features[order], items[order], scores[order]
+        rank = _rank_within(features)
+        kept = rank < self.k
+        self._parts = [(features[kept], items[kept], scores[kept])]
+        self._n_candidates = int(kept.sum())
+        full = rank == self.k - 1
+        self._worst[features[full]] = scores[full]
+
+
+@dataclass(frozen=True)
+class FeatureCounts:
+    """How often and how strongly each feature fires.
+
+    Args:
+        n_firing: tokens at which it is above zero.
+        largest: strongest activation, 0 for a dead feature.
+        mean: over the tokens at which it fires, 0 for a dead feature.
+        by_kind: tokens at which it fires, by :class:`TokenKind`.
+        histogram: tokens in equal bins from 0 to ``largest``.
+    """
+
+    n_firing: Int[np.ndarray, " n_features"]
+    largest: Float[np.ndarray, " n_features"]
+    mean: Float[np.ndarray, " n_features"]
+    by_kind: Int[np.ndarray, "n_features n_kinds"]
+    histogram: Int[np.ndarray, "n_features n_bins"]
+
+
+def count_firings(firings: SparseRows, kinds: Int[np.ndarray, " n_tokens"], n_bins: int = N_BINS) -> FeatureCounts:
+    """Counts, in two passes: the bins of a histogram follow from the strongest activation."""
+    n_features, n_kinds = firings.n_columns, len(TokenKind)
+    n_firing = np.zeros(n_features, dtype=np.int64)
+    total = np.zeros(n_features)
+    largest = np.zeros(n_features, dtype=np.float32)
+    by_kind = np.zeros(n_features * n_kinds, dtype=np.int64)
+    for start, stop in firings.chunks():
+        tokens, features, values = firings.rows(start, stop)
+        n_firing += np.bincount(features, minlength=n_features)
+        total += np.bincount(features, weights=values, minlength=n_features)
+        np.maximum.at(largest, features, values)
+        by_kind += np.bincount(features * np.int64(n_kinds) + kinds[tokens], minlength=n_features * n_kinds)
+    histogram = np.zeros(n_features * n_bins, dtype=np.int64)
+    for start, stop in firings.chunks():
+        _, features, values = firings.rows(start, stop)
+        bins = np.minimum((values / largest[features] * n_bins).astype(np.int64), n_bins - 1)
+        histogram += np.bincount(features * np.int64(n_bins) + bins, minlength=n_features * n_bins)
+    return FeatureCounts(
+        n_firing,
+        largest,
+        total / np.maximum(n_firing, 1),
+        by_kind.reshape(n_features, n_kinds),
+        histogram.reshape(n_features, n_bins),
+    )
+
+
+def strongest(rows: SparseRows, k: int, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows in which each feature is strongest, and how strong it is there.
+
+    Args:
+        rows: tokens or studies by features.
+        k: rows of each feature.
+        keep: mask of the rows that may be given.
+    """
+    best = BestOfEach(rows.n_columns, k)
+    for start, stop in rows.chunks():
+        numbers, features, values = rows.rows(start, stop)
+        mask = keep[numbers]
+        best.add(features[mask], numbers[mask], values[mask])
+    return best.finish()
+
+
+@dataclass(frozen=True)
+class Partners:
+    """What fires together with one feature, best first.
+
+    Args:
+        together: features, the Jaccard index of the two sets of tokens, and the number of tokens that both share.
+        inside: finer features that fire almost only where this one does, and the share of their tokens.
+    """
+
+    together: list[tuple[int, float, int]]
+    inside: list[tuple[int, float]]
+
+
+def partners(
+    firings: SparseRows,
+    by_feature: SparseRows,
+    groups: Int[np.ndarray, " n_features"],
+    *,
+    k: int = 12,
+    min_share: float = 0.8,
+    min_tokens: int = 5,
+    min_lift: float = 2.0,
+) -> Iterator[Partners]:
+    """Co-activation of each feature in turn, counted over all tokens.
+
+    Args:
+        firings: tokens by features.
+        by_feature: the same, transposed.
+        groups: Matryoshka group of each feature; features in later groups are finer.
+        k: partners of each kind.
+        min_share: a finer feature is inside where at least this share of its tokens has the coarse one too.
+        min_tokens: fewer tokens say nothing.
+        min_lift: that share must be so many times the coarse feature's own density; a feature that fires everywhere
+            holds nothing in particular.
+    """
+    n_firing = np.diff(by_feature.offsets)
+    for feature in range(firings.n_columns):
+        tokens = by_feature.row(feature)[0]
+        shared = np.zeros(firings.n_columns, dtype=np.int64)
+        for columns in firings.columns_of(tokens.astype(np.int64)):
+            shared += np.bincount(columns, minlength=firings.n_columns)
+        shared[feature] = 0
+        others = np.flatnonzero(shared)
+        jaccard = shared[others] / (n_firing[others] + len(tokens) - shared[others])
+        best = np.lexsort((others, -jaccard))[:k]
+        share = shared[others] / np.maximum(n_firing[others], 1)
+        density = len(tokens) / max(firings.n_rows, 1)
+        is_inside = (
+            (groups[others] > groups[feature])
+            & (n_firing[others] >= min_tokens)
+            & (share >= min_share)
+            & (share >= min_lift * density)
+        )
+        inner = others[is_inside]
+        order = np.lexsort((inner, -n_firing[inner], -share[is_inside]))[:k]
+        yield Partners(
+            [(int(others[i]), float(jaccard[i]), int(shared[others[i]])) for i in best],
+            [(int(inner[i]), float(share[is_inside][i])) for i in order],
+        )
+
+
+@torch.no_grad()
+def decoder_neighbours(decoder: Float[Tensor, "n_features d_in"], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k other features with the most similar decoder rows, and the cosines, (n_features, k) each."""
+    unit = torch.nn.functional.normalize(decoder.float(), dim=-1)
+    k = min(k, len(unit) - 1)
+    indices, cosines = [], []
+    for start in range(0, len(unit), _CHUNK):
+        similar = unit[start : start + _CHUNK] @ unit.T
+        similar[torch.arange(len(similar)), start + torch.arange(len(similar))] = -torch.inf
+        best = similar.topk(k, dim=-1)
+        indices.append(best.indices)
+        cosines.append(best.values)
+    return torch.cat(indices).cpu().numpy(), torch.cat(cosines).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class LogitEffects:
+    """Tokens that each feature's decoder row promotes and suppresses most, (n_features, k) each, strongest first."""
+
+    promoted: Int[np.ndarray, "n_features k"]
+    promoted_by: Float[np.ndarray, "n_features k"]
+    suppressed: Int[np.ndarray, "n_features k"]
+    suppressed_by: Float[np.ndarray, "n_features k"]
+
+
+@torch.no_grad()
+def logit_effects(
+    decoder: Float[Tensor, "n_features d_model"], unembedding: Float[Tensor, "d_model d_vocab"], k: int = 10
+) -> LogitEffects:
+    """Direct effect on the logits, as in sae-dashboard: decoder times unembedding, no norm in between."""
+    parts: list[list[np.ndarray]] = [[], [], [], []]
+    for start in range(0, len(decoder), _CHUNK):
+        logits = decoder[start : start + _CHUNK].to(unembedding.device, unembedding.dtype) @ unembedding
+        top, bottom = logits.float().topk(k, dim=-1), logits.float().topk(k, dim=-1, largest=False)
+        for part, found in zip(parts, (top.indices, top.values, bottom.indices, bottom.values), strict=True):
+            part.append(found.cpu().numpy())
+    return LogitEffects(*(np.concatenate(part) for part in parts))
+
+
+def _rank_within(features: np.ndarray) -> np.ndarray:
+    """Position of each entry among the entries of its feature; the entries are ordered by feature."""
+    firsts = np.flatnonzero(np.diff(features, prepend=-1))
+    lengths = np.diff(np.append(firsts, len(features)))
+    return np.arange(len(features)) - np.repeat(firsts, lengths)

@@ -1,0 +1,138 @@
+"""All that the gallery says of each feature, computed from a recording."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+from tqdm.auto import tqdm
+
+from sae_lens_maira.data.study import Label, TokenKind
+from sae_lens_maira.features.firings import encode, folded_copy, study_maxima
+from sae_lens_maira.features.labels import LabelFit, fit_labels
+from sae_lens_maira.features.sparse import SparseRows
+from sae_lens_maira.features.statistics import (
+    FeatureCounts,
+    LogitEffects,
+    Partners,
+    count_firings,
+    decoder_neighbours,
+    logit_effects,
+    partners,
+    strongest,
+)
+from sae_lens_maira.features.subject import Subject
+
+N_TOP_TOKENS = 5
+_TOKEN_SAMPLE = 32
+"""Strongest tokens of a feature, of which the most frequent ones are named."""
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Numbers of all features.
+
+    Args:
+        groups: Matryoshka group of each feature, from 0, coarsest first.
+        counts: how often and how strongly each fires, over all recorded studies.
+        top_tokens: ids of the tokens among its strongest ones, most frequent first; of studies that may be shown.
+        examples: recorded studies in which it is strongest, among those that may be shown; -1 where there are fewer.
+        example_maxima: its strongest activation there.
+        cosine: features with similar decoder rows, (n_features, k), and the cosines.
+        effects: on the logits.
+        partners: what fires together with it.
+        labels: that it goes with.
+        firings: tokens by features.
+    """
+
+    groups: Int[np.ndarray, " n_features"]
+    counts: FeatureCounts
+    top_tokens: list[list[int]]
+    examples: Int[np.ndarray, "n_features k"]
+    example_maxima: np.ndarray
+    cosine: tuple[np.ndarray, np.ndarray]
+    effects: LogitEffects
+    partners: list[Partners]
+    labels: list[list[LabelFit]]
+    firings: SparseRows
+
+    @property
+    def n_features(self) -> int:
+        return len(self.groups)
+
+    def strongest_features(self, n_features: int) -> list[int]:
+        """Features in the order of their strongest activation; dead ones are left out."""
+        order = np.argsort(-self.counts.largest, kind="stable")
+        return [int(feature) for feature in order[:n_features] if self.counts.n_firing[feature]]
+
+
+def group_widths(sae: Any) -> list[int]:
+    """Cumulative widths of the Matryoshka groups, from the SAE's metadata; one group if there are none."""
+    metadata = sae.cfg.metadata
+    details = metadata.get("training_architecture_details") or {}
+    widths = metadata.get("matryoshka_widths") or details.get("matryoshka_widths") or []
+    return [*(int(width) for width in widths if width < sae.cfg.d_sae), int(sae.cfg.d_sae)]
+
+
+def compute_table(
+    subject: Subject,
+    labels: Sequence[Mapping[str, Label]],
+    shown: Bool[np.ndarray, " n_studies"],
+    folder: Path,
+    *,
+    n_examples: int = 8,
+    n_neighbours: int = 12,
+    n_logits: int = 10,
+    show_progress: bool = True,
+) -> FeatureTable:
+    """Compute everything, streaming through files in a folder.
+
+    Args:
+        subject: what is shown.
+        labels: of each recorded study.
+        shown: the recorded studies whose text may be shown.
+        folder: for intermediate files.
+        n_examples: studies a feature.
+        n_neighbours: features a feature.
+        n_logits: promoted and suppressed tokens a feature.
+        show_progress: whether to show progress bars.
+    """
+    recording, folded = subject.recording, folded_copy(subject.sae)
+    firings = encode(folded, recording, folder / "firings", show_progress=show_progress)
+    by_feature = firings.transposed(folder / "by_feature")
+    maxima = study_maxima(firings, recording, folder / "maxima")
+    examples, example_maxima = strongest(maxima, n_examples, shown)
+    tokens, _ = strongest(firings, _TOKEN_SAMPLE, shown[recording.study_of_token])
+    groups = np.searchsorted(group_widths(subject.sae), np.arange(firings.n_columns), side="right")
+    # Every study's first token has an id of its own, and stands for the frontal image.
+    vocabulary = subject.model.row_vocabulary
+    frontal = vocabulary.image_token(TokenKind.FRONTAL_IMAGE)
+    token_ids = np.where(recording.token_ids >= vocabulary.study_token(0), frontal, recording.token_ids)
+    found_partners = tqdm(
+        partners(firings, by_feature, groups, k=n_neighbours),
+        desc="partners",
+        total=firings.n_columns,
+        disable=not show_progress,
+    )
+    return FeatureTable(
+        groups=groups,
+        counts=count_firings(firings, recording.kinds),
+        top_tokens=[_most_frequent(token_ids[own[own >= 0]]) for own in tokens],
+        examples=examples,
+        example_maxima=example_maxima,
+        cosine=decoder_neighbours(folded.W_dec.detach(), n_neighbours),
+        effects=logit_effects(folded.W_dec.detach().float().cpu(), subject.unembedding, n_logits),
+        partners=list(found_partners),
+        labels=fit_labels(maxima.transposed(folder / "maxima_by_feature"), labels),
+        firings=firings,
+    )
+
+
+def _most_frequent(token_ids: Int[np.ndarray, " n"]) -> list[int]:
+    """Distinct ids, most frequent first; of equal ones the one that is stronger somewhere."""
+    return [token_id for token_id, _ in Counter(token_ids.tolist()).most_common()]

@@ -1,0 +1,1 @@
+"""How the phantom's weights were made, and how they are scored."""

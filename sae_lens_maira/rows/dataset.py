@@ -1,0 +1,243 @@
+"""Rows as a `datasets.Dataset`, streamed to disk and found again by a fingerprint of source, tokenizer and policy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from sae_lens_maira.data.study import Study, TokenKind
+from sae_lens_maira.errors import RowError
+from sae_lens_maira.files import default_cache_path
+from sae_lens_maira.maira2.processing import Maira2Processor
+from sae_lens_maira.rows.policy import TokenPolicy
+from sae_lens_maira.rows.row import CompactRow, RowVocabulary, compact_row, encode_study, smallest_context
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RowSummary:
+    """What rows hold, and what did not fit into them."""
+
+    n_studies: int
+    n_tokens: int
+    """Tokens in all rows, without padding."""
+    longest: int
+    """Tokens of the longest row before it was cut."""
+    tokens_by_kind: dict[str, int]
+    context_size: int
+    n_cut_studies: int
+    n_cut_tokens: int
+
+    def describe(self) -> str:
+        """A few lines for people."""
+        mean = self.n_tokens / max(self.n_studies, 1)
+        shares = ", ".join(
+            f"{kind} {count / max(self.n_tokens, 1):.1%}"
+            for kind, count in sorted(self.tokens_by_kind.items(), key=lambda item: -item[1])
+        )
+        cut = (
+            f"{self.n_cut_tokens} tokens of {self.n_cut_studies} studies were cut off by context_size "
+            f"{self.context_size}; {self.longest} would fit all."
+            if self.n_cut_tokens
+            else f"Nothing was cut off by context_size {self.context_size}; the longest row has {self.longest} tokens."
+        )
+        return f"{self.n_studies} studies, {self.n_tokens} tokens ({mean:.1f} a study): {shares}.\n{cut}"
+
+
+@dataclass(frozen=True)
+class StudyRows:
+    """Rows of a source of studies.
+
+    Args:
+        dataset: columns ``tokens`` (context_size), ``positions`` (context_size, -1 at padding), ``kinds``
+            (context_size, :class:`TokenKind` values), ``study_id`` and ``n_cut``.
+        summary: what the rows hold.
+    """
+
+    dataset: Dataset
+    summary: RowSummary
+
+    def describe(self) -> str:
+        """What is kept: tokens a study, share of each kind, how much was cut."""
+        return self.summary.describe()
+
+
+def build_rows(
+    studies: Sequence[Study],
+    processor: Maira2Processor,
+    policy: TokenPolicy,
+    *,
+    context_size: int,
+    d_vocab: int,
+    cache_path: Path | None = None,
+    show_progress: bool = True,
+) -> StudyRows:
+    """Turn studies into rows, one at a time, or find the rows of an earlier call.
+
+    Args:
+        studies: read by index; nothing but the texts of one study is held at a time. A source with an attribute
+            ``fingerprint`` is known again by it; any other is read through once to compute one.
+        processor: the model's.
+        policy: which tokens are kept.
+        context_size: length of every row.
+        d_vocab: size of the model's vocabulary, above which the ids of images and studies start.
+        cache_path: where rows are kept; :func:`default_cache_path` if None.
+        show_progress: whether to show a progress bar.
+
+    Raises:
+        RowError: the context is too short for the fixed part of a row, or a study cannot be encoded.
+    """
+    from datasets import Dataset
+
+    needed = smallest_context(policy, processor.n_image_tokens)
+    if context_size < needed:
+        raise RowError(
+            f"context_size {context_size} is too short: study token and image tokens ({policy.image_tokens}) need up "
+            f"to {needed - 1}, and one token of text; use at least {needed}."
+        )
+    key = _fingerprint(studies, processor, policy, context_size, d_vocab)
+    folder = (cache_path or default_cache_path()) / "rows" / key
+    if not (folder / "summary.json").is_file():
+        _write(folder, studies, processor, policy, context_size, d_vocab, show_progress)
+    else:
+        logger.info("Rows found in '%s'.", folder)
+    summary = RowSummary(**json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+    return StudyRows(Dataset.from_file(str(folder / "rows.arrow")), summary)
+
+
+def _write(
+    folder: Path,
+    studies: Sequence[Study],
+    processor: Maira2Processor,
+    policy: TokenPolicy,
+    context_size: int,
+    d_vocab: int,
+    show_progress: bool,
+) -> None:
+    """Write rows beside their final place and rename, so that a killed run leaves nothing half done."""
+    from datasets import Features, Value
+    from datasets import Sequence as SequenceFeature
+    from datasets.arrow_writer import ArrowWriter
+
+    features = Features(
+        tokens=SequenceFeature(Value("int64"), length=context_size),
+        positions=SequenceFeature(Value("int32"), length=context_size),
+        kinds=SequenceFeature(Value("int8"), length=context_size),
+        study_id=Value("string"),
+        n_cut=Value("int32"),
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        count = _Count(context_size)
+        rows = iterate_rows(studies, processor, policy, d_vocab)
+        with ArrowWriter(path=str(unfinished / "rows.arrow"), features=features) as writer:
+            for study_id, row in tqdm(rows, total=len(studies), desc="rows", disable=not show_progress):
+                n_cut = count.add(row)
+                padded = row.padded(context_size, processor.tokenizer.pad_token_id)
+                columns = {"tokens": padded.tokens, "positions": padded.positions, "kinds": padded.kinds}
+                writer.write({**columns, "study_id": study_id, "n_cut": n_cut})
+            writer.finalize()
+        summary = json.dumps(asdict(count.summary()), indent=1)
+        (unfinished / "summary.json").write_text(summary, encoding="utf-8")
+        if not (folder / "summary.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def iterate_rows(
+    studies: Sequence[Study], processor: Maira2Processor, policy: TokenPolicy, d_vocab: int
+) -> Iterator[tuple[str, CompactRow]]:
+    """Study ids and unpadded rows, in the order of the source."""
+    vocabulary = RowVocabulary(d_vocab)
+    for index in range(len(studies)):
+        study = studies[index]
+        ids, kinds = encode_study(study, processor, policy)
+        yield study.study_id, compact_row(ids, kinds, policy, vocabulary, index)
+
+
+class _Count:
+    """Accumulates a :class:`RowSummary`."""
+
+    def __init__(self, context_size: int) -> None:
+        self.context_size = context_size
+        self.n_studies = self.n_tokens = self.longest = self.n_cut_studies = self.n_cut_tokens = 0
+        self.by_kind = np.zeros(len(TokenKind), dtype=np.int64)
+
+    def add(self, row: CompactRow) -> int:
+        """Count a row, and return how many of its tokens do not fit."""
+        n_tokens = len(row.tokens)
+        n_cut = max(n_tokens - self.context_size, 0)
+        self.n_studies += 1
+        self.n_tokens += n_tokens - n_cut
+        self.longest = max(self.longest, n_tokens)
+        self.n_cut_studies += n_cut > 0
+        self.n_cut_tokens += n_cut
+        self.by_kind += np.bincount(row.kinds[: self.context_size], minlength=len(TokenKind))
+        return n_cut
+
+    def summary(self) -> RowSummary:
+        if not self.n_studies:
+            raise RowError("There are no studies to make rows of.")
+        names = {kind.name.lower(): int(self.by_kind[kind]) for kind in TokenKind if self.by_kind[kind]}
+        return RowSummary(
+            n_studies=self.n_studies,
+            n_tokens=self.n_tokens,
+            longest=self.longest,
+            tokens_by_kind=names,
+            context_size=self.context_size,
+            n_cut_studies=self.n_cut_studies,
+            n_cut_tokens=self.n_cut_tokens,
+        )
+
+
+def _fingerprint(
+    studies: Sequence[Study], processor: Maira2Processor, policy: TokenPolicy, context_size: int, d_vocab: int
+) -> str:
+    import datasets
+
+    parts: list[Any] = [
+        _FORMAT_VERSION,
+        datasets.__version__.split(".")[0],  # older versions cannot read what newer ones write
+        policy.to_dict(),
+        context_size,
+        d_vocab,
+        processor.n_image_tokens,
+        processor.chat_template,
+        hashlib.sha256(processor.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+        source_fingerprint(studies),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def source_fingerprint(studies: Sequence[Study]) -> str:
+    """A source's own fingerprint, or a hash of the texts of all its studies."""
+    return getattr(studies, "fingerprint", None) or _hash_of_texts(studies[index] for index in range(len(studies)))
+
+
+def _hash_of_texts(studies: Iterable[Study]) -> str:
+    """A hash of everything that rows depend on: ids, which images there are, and all sections."""
+    digest = hashlib.sha256()
+    for study in studies:
+        images = [study.lateral is not None, study.prior_frontal is not None]
+        sections = [study.indication, study.technique, study.comparison, study.prior_report, study.findings]
+        digest.update(json.dumps([study.study_id, images, sections]).encode())
+    return digest.hexdigest()

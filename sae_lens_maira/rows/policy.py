@@ -1,0 +1,76 @@
+"""Which tokens of a study are kept: the one place that decides it.
+
+Bouzid et al. 2025 (arXiv 2507.12950, section 3) leave out the tokens of the boilerplate prompt and all intermediate
+image tokens, which is the default policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from sae_lens_maira.data.study import IMAGE_KINDS, SECTION_KINDS, SectionName, TokenKind
+
+
+@dataclass(frozen=True)
+class TokenPolicy:
+    """Which tokens of a study a row keeps.
+
+    Args:
+        sections: texts whose tokens are kept; an empty section's ``N/A`` is kept with it.
+        image_tokens: ``last`` keeps the last token of each image, ``all`` keeps all of them. With ``none`` only the
+            study token is left at the start of each row; train with ``seqpos_slice=(1, None)`` to leave it out.
+        template: ``keep`` also keeps boilerplate and the end of sequence.
+        text: ``findings`` appends the study's report for teacher forcing; ``prompt`` has the question only.
+    """
+
+    sections: tuple[SectionName, ...] = ("indication", "technique", "comparison", "prior_report", "findings")
+    image_tokens: Literal["last", "none", "all"] = "last"
+    template: Literal["drop", "keep"] = "drop"
+    text: Literal["findings", "prompt"] = "findings"
+
+    def __post_init__(self) -> None:
+        unknown = set(self.sections) - set(SECTION_KINDS)
+        if unknown:
+            raise ValueError(f"Unknown sections {sorted(unknown)}; there are {', '.join(SECTION_KINDS)}.")
+        choices = {
+            "image_tokens": ("last", "none", "all"),
+            "template": ("drop", "keep"),
+            "text": ("findings", "prompt"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"Unknown {name} '{getattr(self, name)}'; choose one of {', '.join(known)}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for metadata."""
+        return {**asdict(self), "sections": list(self.sections)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TokenPolicy:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: there is an unknown key.
+        """
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"Unknown token policy settings {sorted(unknown)}.")
+        return cls(**{**values, "sections": tuple(values.get("sections", cls.sections))})
+
+    def keeps(self, kinds: Int[np.ndarray, " n_tokens"]) -> Bool[np.ndarray, " n_tokens"]:
+        """Which tokens of a full prompt are kept, by their kinds."""
+        kept_kinds = [SECTION_KINDS[name] for name in self.sections]
+        if self.template == "keep":
+            kept_kinds += [TokenKind.TEMPLATE, TokenKind.END]
+        kept = np.isin(kinds, kept_kinds)
+        if self.image_tokens == "all":
+            return kept | np.isin(kinds, IMAGE_KINDS)
+        if self.image_tokens == "last":
+            for kind in IMAGE_KINDS:
+                kept[np.flatnonzero(kinds == kind)[-1:]] = True
+        return kept

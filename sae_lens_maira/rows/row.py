@@ -1,0 +1,131 @@
+"""Compact rows: a study as a short row of tokens that SAE-Lens can shuffle, batch and replay.
+
+A study's full prompt is about 1,400 tokens an image plus text; sparse autoencoders train on few of them. A row is
+
+    [study token] [kept token] [kept token] ... [pad] ... [pad]
+
+1. With the study token the model finds the study and rebuilds the full multimodal input, so a row needs nothing else.
+   It stands for the last token of the frontal image.
+2. The kept tokens are real token ids in the order of the prompt, chosen by a :class:`TokenPolicy`. Placeholders of
+   images, which share one id in a prompt, have one id an image here, so that they can be told apart and shown.
+3. Each token of a row knows its position in the full prompt; padding has position -1.
+
+This is the one place that knows which tokens are kept. Bouzid et al. 2025 (arXiv 2507.12950, section 3) leave out the
+tokens of the boilerplate prompt and all intermediate image tokens, which is the default policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from sae_lens_maira.data.study import IMAGE_KINDS, Study, TokenKind
+from sae_lens_maira.errors import RowError
+from sae_lens_maira.maira2.processing import Maira2Processor
+from sae_lens_maira.maira2.prompts import FindingsPrompt
+from sae_lens_maira.rows.policy import TokenPolicy
+
+PAD_POSITION = -1
+
+
+@dataclass(frozen=True)
+class RowVocabulary:
+    """Token ids of rows: the model's, then one for each image, then one for each study.
+
+    Args:
+        d_vocab: size of the model's vocabulary.
+    """
+
+    d_vocab: int
+
+    def image_token(self, kind: TokenKind) -> int:
+        """The id of an image's tokens, by the kind of the image."""
+        return self.d_vocab + IMAGE_KINDS.index(kind)
+
+    def study_token(self, index: int) -> int:
+        """The id of the study at an index of the source."""
+        return self.d_vocab + len(IMAGE_KINDS) + index
+
+    def study_index(self, token: int) -> int:
+        """The inverse of :meth:`study_token`; negative for a token that is none."""
+        return token - self.d_vocab - len(IMAGE_KINDS)
+
+
+@dataclass(frozen=True)
+class CompactRow:
+    """One study's row, without padding."""
+
+    tokens: Int[np.ndarray, " n_kept"]
+    positions: Int[np.ndarray, " n_kept"]
+    """Position of each token in the full prompt."""
+    kinds: Int[np.ndarray, " n_kept"]
+
+    def padded(self, context_size: int, pad_token_id: int) -> CompactRow:
+        """Cut or fill up to a fixed length."""
+
+        def fit(values: np.ndarray, filler: int) -> np.ndarray:
+            cut = values[:context_size]
+            return np.pad(cut, (0, context_size - len(cut)), constant_values=filler)
+
+        return CompactRow(
+            fit(self.tokens, pad_token_id), fit(self.positions, PAD_POSITION), fit(self.kinds, TokenKind.PAD)
+        )
+
+
+def study_prompt(study: Study, text: Literal["findings", "prompt"] = "findings") -> FindingsPrompt:
+    """The prompt that asks for a study's findings; its own report is the answer unless only the prompt is wanted."""
+    return FindingsPrompt(
+        frontal=study.frontal,
+        lateral=study.lateral,
+        prior=study.prior_frontal,
+        indication=study.indication,
+        technique=study.technique,
+        comparison=study.comparison,
+        prior_report=study.prior_report,
+        assistant_text=study.findings if text == "findings" else None,
+    )
+
+
+def encode_study(
+    study: Study, processor: Maira2Processor, policy: TokenPolicy
+) -> tuple[Int[np.ndarray, " n_tokens"], Int[np.ndarray, " n_tokens"]]:
+    """A study's full prompt as token ids and kinds; no image is opened.
+
+    Raises:
+        RowError: the study's text cannot be encoded.
+    """
+    if policy.text == "findings" and not study.findings:
+        raise RowError(f"Study '{study.study_id}' has no findings; leave it out, or use TokenPolicy(text='prompt').")
+    try:
+        return processor.encode(study_prompt(study, policy.text))
+    except ValueError as error:
+        raise RowError(f"Study '{study.study_id}': {error}") from error
+
+
+def compact_row(
+    ids: Int[np.ndarray, " n_tokens"],
+    kinds: Int[np.ndarray, " n_tokens"],
+    policy: TokenPolicy,
+    vocabulary: RowVocabulary,
+    study_index: int,
+) -> CompactRow:
+    """Keep what the policy keeps, with the study token in the place of the frontal image's last token."""
+    kept = policy.keeps(kinds)
+    frontal_last = int(np.flatnonzero(kinds == TokenKind.FRONTAL_IMAGE)[-1])
+    kept[frontal_last] = False
+    positions = np.concatenate([[frontal_last], np.flatnonzero(kept)])
+    tokens, kinds = ids[positions].copy(), kinds[positions]
+    for kind in IMAGE_KINDS:
+        tokens[kinds == kind] = vocabulary.image_token(kind)
+    tokens[0] = vocabulary.study_token(study_index)
+    return CompactRow(tokens, positions, kinds)
+
+
+def smallest_context(policy: TokenPolicy, n_image_tokens: int) -> int:
+    """Tokens that a row needs for its fixed part (study token and images) and one token of text."""
+    n_images = len(IMAGE_KINDS)
+    fixed = {"none": 1, "last": n_images, "all": n_images * n_image_tokens}[policy.image_tokens]
+    return fixed + 1

@@ -1,0 +1,76 @@
+"""Residual norms: numbers by hand, and what max_norm_multiple leaves out."""
+
+import pytest
+import torch
+
+from sae_lens_maira import phantom
+from sae_lens_maira.activations.norms import measure_norms, summarise_norms
+from sae_lens_maira.data.study import TokenKind
+from sae_lens_maira.hooked.model import HookedMaira2
+from sae_lens_maira.training.store import ResumableActivationsStore
+from tests.conftest import CHECKPOINT_PATH
+
+HOOK = "blocks.1.hook_resid_post"
+
+
+@pytest.fixture(scope="module")
+def hooked():
+    return HookedMaira2.from_pretrained(CHECKPOINT_PATH, list(phantom.studies(6, seed=2)))
+
+
+def test_norms_by_hand():
+    activations = torch.tensor([[3.0, 4.0], [0.0, 5.0], [6.0, 8.0], [300.0, 400.0], [5.0, 0.0]])
+    kinds = torch.tensor([TokenKind.FINDINGS, TokenKind.FINDINGS, TokenKind.END, TokenKind.END, TokenKind.FINDINGS])
+    norms = summarise_norms(activations, kinds, HOOK, multiple=50)
+    assert norms.median == 5.0
+    assert norms.share_far == pytest.approx(1 / 5)
+    assert norms.by_kind.keys() == {"findings", "end"}
+    assert (norms.by_kind["findings"].median, norms.by_kind["findings"].share_far) == (5.0, 0.0)
+    assert (norms.by_kind["end"].n_tokens, norms.by_kind["end"].largest) == (2, 500.0)
+    assert norms.by_kind["end"].share_far == 0.5
+    mean = activations.mean(0)
+    spread = ((activations - mean) ** 2).sum(1).mean() ** 0.5
+    assert norms.mean_to_std == pytest.approx((mean.norm() / spread).item())
+    assert "findings" in norms.describe()
+
+
+def test_measured_norms_are_those_of_the_cache(hooked):
+    rows = hooked.rows(96)
+    norms = measure_norms(hooked, rows, [HOOK, "blocks.0.hook_resid_pre"], n_studies=5, batch_size=2)
+    tokens = torch.tensor(rows.dataset[:5]["tokens"])
+    with torch.no_grad():
+        _, cache = hooked.run_with_cache(tokens, names_filter=[HOOK], return_type=None)
+    expected = cache[HOOK][torch.tensor(rows.dataset[:5]["kinds"]) != TokenKind.PAD].norm(dim=-1)
+    assert norms[HOOK].median == pytest.approx(expected.median().item(), rel=1e-5)
+    assert sum(kind.n_tokens for kind in norms[HOOK].by_kind.values()) == len(expected)
+    assert norms.keys() == {HOOK, "blocks.0.hook_resid_pre"}
+
+
+def test_activations_over_the_norm_limit_are_left_out_of_training(hooked):
+    dataset = hooked.rows(96).dataset.select_columns(["tokens"])
+    store = ResumableActivationsStore(
+        model=hooked,
+        dataset=dataset,
+        streaming=False,
+        hook_name=HOOK,
+        hook_head_index=None,
+        context_size=96,
+        d_in=64,
+        n_batches_in_buffer=2,
+        total_training_tokens=6,
+        store_batch_size_prompts=3,
+        train_batch_size_tokens=8,
+        prepend_bos=False,
+        normalize_activations="none",
+        device=torch.device("cpu"),
+        dtype="float32",
+        exclude_special_tokens=torch.tensor([0]),
+    )
+    store.seed(0)
+    tokens = torch.tensor(dataset[:3]["tokens"])
+    _, cache = hooked.run_with_cache(tokens, names_filter=[HOOK], return_type=None)
+    norms = cache[HOOK][tokens != 0].norm(dim=-1)
+    store.norm_limit = norms.median().item()
+    kept = store.get_filtered_llm_batch()
+    assert len(kept) == (norms <= norms.median()).sum()
+    assert kept.norm(dim=-1).max() <= norms.median()
