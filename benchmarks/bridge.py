@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sae_lens_maira import phantom
-from sae_lens_maira.hooked.model import HookedMaira2
+from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.maira2 import Maira2ForConditionalGeneration, Maira2Processor
 from sae_lens_maira.phantom.model.architecture import make_config, make_processor
 from sae_lens_maira.phantom.model.tokenizer import train_tokenizer

@@ -55,8 +55,9 @@ from sae_lens_maira.data.source import SourceConfig
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import SourceError
 from sae_lens_maira.files import to_json, write_text
-from sae_lens_maira.hooked.model import HookedMaira2
+from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.maira2 import Maira2ForConditionalGeneration, Maira2Processor
+from sae_lens_maira.maira2.adapter import Maira2StudyProcessor
 from sae_lens_maira.phantom.model.architecture import make_config, make_processor
 from sae_lens_maira.phantom.model.pretrained import PHANTOM_PATH
 from sae_lens_maira.phantom.model.tokenizer import train_tokenizer
@@ -92,14 +93,14 @@ def caching(sizes: Sizes) -> None:
     model, processor, studies = make_model()
     hooked = HookedMaira2(model, processor, studies[: sizes.n_studies])
     settings = CacheSettings((HOOK,), unit_size=sizes.n_studies, max_batch_tokens=2048)
-    plan = UnitPlanner(hooked, settings).plan(0, range(len(hooked.reader.studies)))
+    plan = UnitPlanner(hooked, settings).plan(0, range(len(hooked.studies)))
     ready: list[dict[str, Any]] = []
     for batch in plan.batches:
-        decoded = [study for entry in batch if isinstance(study := decode_study(entry, processor), DecodedStudy)]
-        pixels = torch.cat([study.pixel_values for study in decoded])
+        found = [decode_study(entry, hooked.vlm.processor) for entry in batch]
+        images = [study.inputs for study in found if isinstance(study, DecodedStudy)]
         ids, rows = [study.ids for study in batch], [study.row for study in batch]
         width = max(len(row.tokens) for row in rows)
-        ready.append(hooked.reader.assemble(ids, rows, width, "right", pixels).model_inputs)
+        ready.append(hooked.reader.assemble(ids, rows, width, "right", images).model_inputs)
     ratios: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         bare_forward(model, ready[0])
@@ -129,7 +130,7 @@ def lengths(sizes: Sizes) -> None:
         return
     processor = Maira2Processor.from_pretrained(PHANTOM_PATH)
     chosen = studies[:: max(len(studies) // sizes.n_reports, 1)][: sizes.n_reports]
-    prompts = [encode_study(study, processor, TokenPolicy())[0] for study in chosen]
+    prompts = [encode_study(study, Maira2StudyProcessor(processor), TokenPolicy())[0] for study in chosen]
     n_images = [int((ids == processor.image_token_id).sum()) // processor.n_image_tokens for ids in prompts]
     texts = [len(ids) - n * processor.n_image_tokens for ids, n in zip(prompts, n_images, strict=True)]
     print(f"  {len(texts)} reports, {statistics.mean(n_images):.2f} images each")

@@ -31,7 +31,7 @@ from benchmarks.bridge import MIDDLE, make_model, seconds
 from sae_lens_maira.dashboard import DashboardSettings, make_dashboards
 from sae_lens_maira.dashboard.make import subject_of
 from sae_lens_maira.dashboard.standard.pages import write_pages
-from sae_lens_maira.hooked.model import HookedMaira2
+from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.phantom.source import PhantomSource
 
 MAX_SECONDS, MAX_MEGABYTES, MAX_GIGABYTES = 90, 80, 3
@@ -59,7 +59,7 @@ def make_sae(model: HookedMaira2, hook_name: str, d_sae: int, context_size: int)
     with torch.no_grad():
         for parameter in (sae.W_enc, sae.W_dec):
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        tokens = model.reader.rows(range(min(8, len(model.reader.studies))), context_size)
+        tokens = model.reader.rows(range(min(8, len(model.studies))), context_size)
         stop = int(hook_name.split(".")[1]) + 1
         activations = model.run_with_cache(tokens, names_filter=[hook_name], stop_at_layer=stop)[1][hook_name]
         found = activations[tokens != model.processor.tokenizer.pad_token_id]
@@ -99,12 +99,12 @@ def compare(model: HookedMaira2, n_features: int, scratch: Path) -> tuple[float,
     """Seconds of the plain loop, of the same pages by us (None if they are too many), and of our default result."""
     hook_name, context_size = f"blocks.{MIDDLE}.hook_resid_post", 128
     sae = make_sae(model, hook_name, n_features, context_size)
-    tokens = model.reader.rows(range(len(model.reader.studies)), context_size)
+    tokens = model.reader.rows(range(len(model.studies)), context_size)
     model.run_with_cache(tokens[:1], names_filter=[hook_name], stop_at_layer=MIDDLE + 1)  # warms up
     settings = DashboardSettings(batch_size=4)
 
     def pages() -> None:
-        studies = model.reader.studies[:]
+        studies = model.studies[:]
         subject = subject_of(sae, model, studies, scratch / f"recording-{n_features}", settings, show_progress=False)
         write_pages(subject, range(n_features), scratch / f"pages-{n_features}", show_progress=False)
 
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     real, processor, studies = make_model()
     model = HookedMaira2(real, processor, studies[: options.studies])
-    print(f"300 M parameters, {len(model.reader.studies)} studies; seconds (and ratio to the plain loop)")
+    print(f"300 M parameters, {len(model.studies)} studies; seconds (and ratio to the plain loop)")
     print(f"{'features':>8} {'plain loop':>11} {'our pages':>17} {'gallery + 100 pages':>22}")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="eindex")

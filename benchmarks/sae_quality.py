@@ -54,7 +54,7 @@ def load_activations(path: str | None, n_studies: int) -> tuple[Tensor, str]:
 
 def _phantom_activations(n_studies: int, layer: int = 3, batch_size: int = 32) -> Tensor:
     from sae_lens_maira import phantom
-    from sae_lens_maira.hooked.model import HookedMaira2
+    from sae_lens_maira.hooked import HookedMaira2
 
     model = HookedMaira2.from_pretrained("phantom")
     studies, hook, found = list(phantom.studies(n_studies, seed=1)), f"blocks.{layer}.hook_resid_post", []

@@ -9,18 +9,26 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
 from sae_lens_maira.activations.format import SkippedStudy
 from sae_lens_maira.activations.plan import EncodedStudy, is_passing_trouble
-from sae_lens_maira.data.study import LazyImage
-from sae_lens_maira.maira2.processing import Maira2Processor
-from sae_lens_maira.rows.row import study_prompt
+from sae_lens_maira.data.study import VIEWS, LazyImage
+from sae_lens_maira.vlm import StudyProcessor
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class OpenedImage:
+    """An image in memory, in the place of one that would be opened again."""
+
+    image: Image
+
+    def open(self) -> Image:
+        return self.image
 
 
 @dataclass(frozen=True)
@@ -28,37 +36,34 @@ class DecodedStudy:
     """A study that is ready for the model."""
 
     encoded: EncodedStudy
-    pixel_values: Float[Tensor, "n_images 3 height width"]
+    inputs: dict[str, Tensor]
+    """Image inputs, such as ``pixel_values``."""
     images: dict[str, str]
     """Content hashes, by the images' names."""
 
 
-def decode_study(encoded: EncodedStudy, processor: Maira2Processor) -> DecodedStudy | SkippedStudy:
+def decode_study(encoded: EncodedStudy, processor: StudyProcessor) -> DecodedStudy | SkippedStudy:
     """Open and process a study's images.
 
     Raises:
         OSError: the machine cannot, now; a broken or missing image is a reason to skip.
     """
     study = encoded.study
-    opened: dict[str, Image] = {}
+    opened: dict[str, OpenedImage] = {}
     hashes: dict[str, str] = {}
-    slots: dict[str, LazyImage | None] = {
-        "frontal": study.frontal,
-        "lateral": study.lateral,
-        "prior": study.prior_frontal,
-    }
-    name = "frontal"
+    name = VIEWS[0]
     try:
-        for name, image in slots.items():
+        for name in VIEWS:
+            image: LazyImage | None = getattr(study, name)
             if image is not None:
-                opened[name] = image.open()
-                hashes[name] = hash_image(opened[name])
-        pixel_values = processor.pixel_values([replace(study_prompt(study, "prompt"), **opened)])
+                opened[name] = OpenedImage(image.open())
+                hashes[name] = hash_image(opened[name].image)
+        inputs = processor.images(replace(study, **opened))
     except (ValueError, OSError, SyntaxError) as error:
         if is_passing_trouble(error):
             raise
         return SkippedStudy(encoded.index, study.study_id, "broken image", f"{name}: {type(error).__name__}")
-    return DecodedStudy(encoded, pixel_values, hashes)
+    return DecodedStudy(encoded, inputs, hashes)
 
 
 def hash_image(image: Image) -> str:

@@ -1,4 +1,4 @@
-"""The cache on disk, version 1.
+"""The cache on disk, version 2.
 
 ::
 
@@ -46,7 +46,7 @@ from sae_lens_maira.errors import CacheError
 from sae_lens_maira.files import replacing, to_json, write_text
 
 FORMAT = "sae-lens-maira activations"
-VERSION = 1
+VERSION = 2
 HEADER_NAME, MANIFEST_NAME, SKIPPED_NAME, UNITS_NAME = "cache.json", "manifest.json", "skipped.jsonl", "units"
 
 NORMS_PREFIX = "norms."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +9,10 @@ from typing import TYPE_CHECKING, Any
 from sae_lens_maira.activations.config import CacheSettings
 from sae_lens_maira.activations.format import FORMAT, HEADER_NAME, VERSION, read_json
 from sae_lens_maira.errors import CacheError, CacheMismatch
-from sae_lens_maira.files import to_json
 from sae_lens_maira.hooked.identity import describe_model
-from sae_lens_maira.rows.dataset import source_fingerprint
 
 if TYPE_CHECKING:
-    from sae_lens_maira.hooked.model import HookedMaira2
-    from sae_lens_maira.maira2 import Maira2Processor
+    from sae_lens_maira.hooked import HookedMaira2
 
 
 def make_header(model: HookedMaira2, settings: CacheSettings, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,8 +85,7 @@ def check_cache_fits(path: Path, identity: Mapping[str, Any], model: HookedMaira
 
 
 def _source_identity(model: HookedMaira2) -> dict[str, Any]:
-    studies = model.reader.studies
-    return {"n_studies": len(studies), "source": studies.description or {"content": source_fingerprint(studies)}}
+    return {"n_studies": len(model.studies), "source": model.studies.description}
 
 
 def _model_identity(model: HookedMaira2) -> dict[str, Any]:
@@ -98,41 +93,10 @@ def _model_identity(model: HookedMaira2) -> dict[str, Any]:
     return {
         "weights_fingerprint": described["weights_fingerprint"],
         "model_dtype": str(model.cfg.dtype).removeprefix("torch."),
-        "processor_fingerprint": fingerprint_processor(model.processor),
+        "processor_fingerprint": model.vlm.processor.fingerprint(),
         "token_policy": described["token_policy"],
         "d_in": model.cfg.d_model,
     }
-
-
-def fingerprint_processor(processor: Maira2Processor) -> str:
-    """A hash of tokenizer, chat template and the treatment of images."""
-    image_processor: Any = processor.image_processor
-    images = image_processor.to_dict()
-    parts = {
-        "tokenizer": processor.tokenizer.backend_tokenizer.to_str(),
-        "template": processor.chat_template,
-        "n_image_tokens": processor.n_image_tokens,
-        "images": {
-            name: images.get(name)
-            for name in ("size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor", "do_center_crop")
-        },
-    }
-    return hashlib.sha256(_plain(parts).encode()).hexdigest()[:16]
-
-
-def _plain(value: Any) -> str:
-    """JSON of what transformers 4 keeps as plain values and transformers 5 as objects."""
-
-    def simplify(entry: Any) -> Any:
-        if isinstance(entry, Mapping):
-            return {str(key): simplify(entry[key]) for key in entry if entry[key] is not None}
-        if isinstance(entry, (list, tuple)):
-            return [simplify(item) for item in entry]
-        if hasattr(entry, "__dict__") and not isinstance(entry, (int, float, str)):
-            return simplify(vars(entry))
-        return int(entry) if isinstance(entry, int) else entry
-
-    return to_json(simplify(value))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

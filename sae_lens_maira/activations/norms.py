@@ -13,7 +13,7 @@ from torch import Tensor
 from sae_lens_maira.data.study import TokenKind
 
 if TYPE_CHECKING:
-    from sae_lens_maira.hooked.model import HookedMaira2
+    from sae_lens_maira.hooked import HookedMaira2
     from sae_lens_maira.rows.dataset import StudyRows
 
 

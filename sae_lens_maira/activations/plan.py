@@ -23,7 +23,7 @@ from sae_lens_maira.errors import RowError
 from sae_lens_maira.rows.row import CompactRow, compact_row, encode_study
 
 if TYPE_CHECKING:
-    from sae_lens_maira.hooked.model import HookedMaira2
+    from sae_lens_maira.hooked import HookedMaira2
 
 # What the machine does, not the study: the next attempt may succeed.
 _PASSING_TROUBLE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
@@ -63,7 +63,7 @@ class UnitPlanner:
     """
 
     def __init__(self, model: HookedMaira2, settings: CacheSettings) -> None:
-        self._studies, self._processor, self._policy = model.reader.studies, model.processor, model.policy
+        self._studies, self._processor, self._policy = model.studies, model.vlm.processor, model.policy
         self._vocabulary, self._max_length = model.row_vocabulary, model.cfg.n_ctx
         self._settings = settings
 

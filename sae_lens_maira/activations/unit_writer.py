@@ -16,7 +16,7 @@ from sae_lens_maira.activations.plan import EncodedStudy
 from sae_lens_maira.errors import CacheError
 
 if TYPE_CHECKING:
-    from sae_lens_maira.hooked.model import HookedMaira2
+    from sae_lens_maira.hooked import HookedMaira2
 
 
 class UnitInMemory:
@@ -48,7 +48,7 @@ class UnitInMemory:
             rows,
             max(len(row.tokens) for row in rows),
             "right",
-            torch.cat([study.pixel_values for study in ready]),
+            [study.inputs for study in ready],
         )
         names = self._settings.hook_names
         _, cache = model.run_with_cache(inputs, names_filter=list(names), return_type=None)

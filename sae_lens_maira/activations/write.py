@@ -49,7 +49,7 @@ from sae_lens_maira.files import to_json, write_text
 from sae_lens_maira.interruption import StopRequest, noticed_interruptions
 
 if TYPE_CHECKING:
-    from sae_lens_maira.hooked.model import HookedMaira2
+    from sae_lens_maira.hooked import HookedMaira2
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def _open_or_start(
         model.check_hook_name(name)
         if not name.startswith("blocks."):
             raise CacheError(f"'{name}' has no activations at the kept tokens; cache hook points of blocks.")
-    if not len(model.reader.studies):
+    if not len(model.studies):
         raise CacheError("There are no studies to cache.")
     header = make_header(model, settings, about)
     if (path / HEADER_NAME).is_file():
@@ -164,7 +164,7 @@ def _open_or_start(
 
 
 def _announce(model: HookedMaira2, path: Path, settings: CacheSettings, n_units: int, n_done: int) -> None:
-    n_studies = min((n_units - n_done) * settings.unit_size, len(model.reader.studies))
+    n_studies = min((n_units - n_done) * settings.unit_size, len(model.studies))
     n_tokens = n_studies * _tokens_per_study(model, settings)
     n_bytes = n_tokens * (
         len(settings.hook_names) * (model.cfg.d_model * settings.torch_dtype.itemsize + 4) + _BYTES_BESIDE
@@ -187,7 +187,7 @@ def _announce(model: HookedMaira2, path: Path, settings: CacheSettings, n_units:
 
 def _tokens_per_study(model: HookedMaira2, settings: CacheSettings) -> float:
     """Estimated from a sample, evenly spaced over the source."""
-    n_studies = len(model.reader.studies)
+    n_studies = len(model.studies)
     plan = UnitPlanner(model, settings).plan(0, range(0, n_studies, -(-n_studies // _N_SAMPLED_STUDIES)))
     sampled = [study for batch in plan.batches for study in batch]
     return sum(len(study.row.tokens) for study in sampled) / (len(sampled) + len(plan.skipped))
@@ -211,7 +211,7 @@ def _write_units(
     stop: StopRequest,
     show_progress: bool,
 ) -> None:
-    n_studies = len(model.reader.studies)
+    n_studies = len(model.studies)
 
     def studies_of(unit: int) -> range:
         return range(unit * settings.unit_size, min((unit + 1) * settings.unit_size, n_studies))
@@ -233,7 +233,7 @@ def _write_units(
         )
         results = map_ahead(
             decoders,
-            lambda job: None if job.encoded is None else decode_study(job.encoded, model.processor),
+            lambda job: None if job.encoded is None else decode_study(job.encoded, model.vlm.processor),
             _jobs(plans),
             settings.decode_ahead,
         )

@@ -29,8 +29,8 @@ from sae_lens_maira.features.interpretations import Interpretation
 from sae_lens_maira.features.recording import Recording, record
 from sae_lens_maira.features.subject import Subject
 from sae_lens_maira.features.table import compute_table
+from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.hooked.identity import check_sae_fits
-from sae_lens_maira.hooked.model import HookedMaira2
 
 if TYPE_CHECKING:
     from sae_lens_maira.activations import ActivationCache
@@ -219,7 +219,7 @@ def subject_of(
         if images is not None:
             studies = [with_shared_images(study) if show else study for study, show in zip(studies, shown, strict=True)]
         # The same weights, knowing the chosen studies alone.
-        runner = HookedMaira2(model.maira2, model.processor, studies, model.policy, model.cfg.model_name)
+        runner = model.with_studies(studies)
         rows = runner.rows(context_size, show_progress=show_progress)
 
         def write_images(indices: range) -> None:
@@ -255,7 +255,7 @@ def _make(
     made: Path,
     show_progress: bool,
 ) -> DashboardResult:
-    studies = model.reader.studies[: settings.n_studies]
+    studies = model.studies[: settings.n_studies]
     with ImageWriter(made, settings.image_size) as images:
         subject = subject_of(sae, model, studies, scratch, settings, cache, images, show_progress)
         recording = subject.recording

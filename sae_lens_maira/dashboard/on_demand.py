@@ -79,7 +79,7 @@ class PageMaker:
             from sae_lens_maira.activations import ActivationCache
 
             cache = ActivationCache.open(Path(self._origin.cache))
-        studies = model.reader.studies[: settings.n_studies]
+        studies = model.studies[: settings.n_studies]
         subject = subject_of(sae, model, studies, Path(self._scratch.name), settings, cache)
         if settings.include_private:
             return subject

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sae_lens_maira.data.study import TokenKind
-from sae_lens_maira.hooked.model import HookedMaira2
+from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.rows.dataset import StudyRows
 
 

@@ -30,7 +30,7 @@ class Subject:
     @property
     def unembedding(self) -> torch.Tensor:
         """(d_model, d_vocab) in fp32."""
-        return self.model.maira2.lm_head.weight.detach().T.float().cpu()
+        return self.model.vlm.module.get_output_embeddings().weight.detach().T.float().cpu()
 
     def texts(self) -> list[str]:
         """What every id of rows looks like, up to the first study's; padding looks like nothing."""
@@ -41,4 +41,4 @@ class Subject:
 
     @property
     def pad_token_id(self) -> int:
-        return int(self.model.processor.tokenizer.pad_token_id)
+        return int(self.model.tokenizer.pad_token_id)

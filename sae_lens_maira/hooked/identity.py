@@ -12,9 +12,11 @@ from sae_lens_maira.errors import SaeMismatch
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-    from sae_lens_maira.hooked.model import HookedMaira2
+    from sae_lens_maira.hooked.model import HookedVisionLanguageModel
 
-METADATA_KEY = "maira2"
+
+METADATA_KEY = "sae_lens_maira"
+"""Of what this package writes into an SAE's metadata."""
 _SAMPLES_PER_TENSOR = 64
 
 
@@ -37,17 +39,18 @@ def fingerprint_weights(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def describe_model(model: HookedMaira2) -> dict[str, Any]:
+def describe_model(model: HookedVisionLanguageModel) -> dict[str, Any]:
     """What an SAE's metadata says of the model it was trained on."""
     return {
+        "family": model.vlm.family,
         "model": model.cfg.model_name,
-        "revision": getattr(model.maira2.config, "_commit_hash", None),
-        "weights_fingerprint": fingerprint_weights(model.maira2),
+        "revision": getattr(model.vlm.module.config, "_commit_hash", None),
+        "weights_fingerprint": fingerprint_weights(model.vlm.module),
         "token_policy": model.policy.to_dict(),
     }
 
 
-def check_sae_fits(sae: SAE[Any], model: HookedMaira2) -> None:
+def check_sae_fits(sae: SAE[Any], model: HookedVisionLanguageModel) -> None:
     """Check that an SAE was trained on this model, with this token policy.
 
     Raises:

@@ -1,4 +1,8 @@
-"""Hook points applied to a running model: gather at the rows' positions, call the hooks, scatter what they changed."""
+"""Hook points applied to a running model: gather at the rows' positions, call the hooks, scatter what they changed.
+
+Two walkers visit the sites of the active hook points: :func:`visit` inside an nnsight trace, and :func:`torch_hooks`
+with PyTorch hooks, for generation.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sae_lens_maira.rows.row import PAD_POSITION
+from sae_lens_maira.vlm import BLOCK_SITES, Site, VisionLanguageModel
 
 
 def is_active(point: Any) -> bool:
@@ -18,8 +23,8 @@ def is_active(point: Any) -> bool:
     return bool(point.fwd_hooks or point.bwd_hooks)
 
 
-def first(value: Any) -> Tensor:
-    """The activations in a module's output: attention, and layers of some transformers versions, return tuples."""
+def hidden_states(value: Any) -> Tensor:
+    """The activations in a module's input or output: some modules return tuples that start with them."""
     return value[0] if isinstance(value, tuple) else value
 
 
@@ -44,7 +49,7 @@ def apply_hooks(point: Any, value: Any, positions: Int[Tensor, "batch context"] 
     Returns:
         ``value`` with what the hooks changed, or None if they changed nothing.
     """
-    full = first(value)
+    full = hidden_states(value)
     if positions is None:
         changed = point(full)
     else:
@@ -62,16 +67,39 @@ def apply_hooks(point: Any, value: Any, positions: Int[Tensor, "batch context"] 
     return (changed, *value[1:]) if isinstance(value, tuple) else changed
 
 
-@contextmanager
-def torch_hooks(model: Any, image_point: Any, blocks: Iterable[Any], positions: Tensor) -> Iterator[None]:
-    """Apply active hook points by PyTorch hooks, for as many forwards as run in the block.
+def visit(vlm: VisionLanguageModel, envoy: Any, image_point: Any, blocks: Any, positions: Tensor) -> None:
+    """Apply active hook points inside an nnsight trace, in the order in which their sites are computed.
 
     Args:
-        model: the real model, without its head.
-        image_point: the hook point of the projector's output.
+        vlm: says where the sites are.
+        envoy: nnsight's, of the whole model.
+        image_point: the hook point of the image embeddings.
+        blocks: the hook points of each layer that runs, by name.
+        positions: of the rows' tokens in the prompt.
+    """
+    if is_active(image_point):
+        embeddings = vlm.image_embeddings(envoy)
+        embeddings.output = image_point(embeddings.output)
+    layers = vlm.layers(envoy)
+    for index, points in enumerate(blocks):
+        for name, site in BLOCK_SITES.items():
+            if is_active(points[name]):
+                module = _at(layers[index], site)
+                changed = apply_hooks(points[name], getattr(module, site.side), positions)
+                if changed is not None:
+                    setattr(module, site.side, changed)
+
+
+@contextmanager
+def torch_hooks(vlm: VisionLanguageModel, image_point: Any, blocks: Iterable[Any], positions: Tensor) -> Iterator[None]:
+    """Apply active hook points by PyTorch hooks, for as many forward passes as run in the block.
+
+    Args:
+        vlm: the model that runs.
+        image_point: the hook point of the image embeddings.
         blocks: the hook points of each layer, by name.
-        positions: of the rows' tokens in the prompt; a forward over one position is a new token, handed over whole.
-            Where each prompt is repeated (for beams, or several answers), so are its positions.
+        positions: of the rows' tokens in the prompt; a forward pass over one position is a new token, handed over
+            whole. Where each prompt is repeated (for beams, or several answers), so are its positions.
     """
 
     def where(value: Tensor) -> Tensor | None:
@@ -88,21 +116,27 @@ def torch_hooks(model: Any, image_point: Any, blocks: Iterable[Any], positions: 
         return hook
 
     def on_output(point: Any) -> Callable[..., Any]:
-        return lambda _module, _args, output: apply_hooks(point, output, where(first(output)))
+        return lambda _module, _args, output: apply_hooks(point, output, where(hidden_states(output)))
 
     handles = []
     try:
         if is_active(image_point):
-            handles.append(model.multi_modal_projector.register_forward_hook(lambda _m, _a, out: image_point(out)))
-        for layer, points in zip(model.language_model.layers, blocks, strict=True):
-            if is_active(points["hook_resid_pre"]):
-                hook = on_input(points["hook_resid_pre"])
-                handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
-            modules = {"hook_attn_out": layer.self_attn, "hook_mlp_out": layer.mlp, "hook_resid_post": layer}
-            for name, module in modules.items():
-                if is_active(points[name]):
+            embeddings = vlm.image_embeddings(vlm.module)
+            handles.append(embeddings.register_forward_hook(lambda _module, _args, output: image_point(output)))
+        for layer, points in zip(vlm.layers(vlm.module), blocks, strict=True):
+            for name, site in BLOCK_SITES.items():
+                if not is_active(points[name]):
+                    continue
+                module = _at(layer, site)
+                if site.side == "input":
+                    handles.append(module.register_forward_pre_hook(on_input(points[name]), with_kwargs=True))
+                else:
                     handles.append(module.register_forward_hook(on_output(points[name])))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _at(layer: Any, site: Site) -> Any:
+    return getattr(layer, site.submodule) if site.submodule else layer

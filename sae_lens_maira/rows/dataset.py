@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,19 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from sae_lens_maira.data.listed import as_source
 from sae_lens_maira.data.study import Study, TokenKind
 from sae_lens_maira.errors import RowError
 from sae_lens_maira.files import default_cache_path
-from sae_lens_maira.maira2.processing import Maira2Processor
 from sae_lens_maira.rows.policy import TokenPolicy
 from sae_lens_maira.rows.row import CompactRow, RowVocabulary, compact_row, encode_study, smallest_context
+from sae_lens_maira.vlm import StudyProcessor
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class StudyRows:
 
 def build_rows(
     studies: Sequence[Study],
-    processor: Maira2Processor,
+    processor: StudyProcessor,
     policy: TokenPolicy,
     *,
     context_size: int,
@@ -91,8 +92,8 @@ def build_rows(
     """Turn studies into rows, one at a time, or find the rows of an earlier call.
 
     Args:
-        studies: read by index; nothing but the texts of one study is held at a time. A source with an attribute
-            ``fingerprint`` is known again by it; any other is read through once to compute one.
+        studies: read by index; only the texts of one study are held at a time. A source is known again by its
+            fingerprint; any other sequence is read through once to compute one.
         processor: the model's.
         policy: which tokens are kept.
         context_size: length of every row.
@@ -124,7 +125,7 @@ def build_rows(
 def _write(
     folder: Path,
     studies: Sequence[Study],
-    processor: Maira2Processor,
+    processor: StudyProcessor,
     policy: TokenPolicy,
     context_size: int,
     d_vocab: int,
@@ -164,7 +165,7 @@ def _write(
 
 
 def iterate_rows(
-    studies: Sequence[Study], processor: Maira2Processor, policy: TokenPolicy, d_vocab: int
+    studies: Sequence[Study], processor: StudyProcessor, policy: TokenPolicy, d_vocab: int
 ) -> Iterator[tuple[str, CompactRow]]:
     """Study ids and unpadded rows, in the order of the source."""
     vocabulary = RowVocabulary(d_vocab)
@@ -210,7 +211,7 @@ class _Count:
 
 
 def _fingerprint(
-    studies: Sequence[Study], processor: Maira2Processor, policy: TokenPolicy, context_size: int, d_vocab: int
+    studies: Sequence[Study], processor: StudyProcessor, policy: TokenPolicy, context_size: int, d_vocab: int
 ) -> str:
     import datasets
 
@@ -220,24 +221,7 @@ def _fingerprint(
         policy.to_dict(),
         context_size,
         d_vocab,
-        processor.n_image_tokens,
-        processor.chat_template,
-        hashlib.sha256(processor.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
-        source_fingerprint(studies),
+        processor.fingerprint(),
+        as_source(studies).fingerprint,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def source_fingerprint(studies: Sequence[Study]) -> str:
-    """A source's own fingerprint, or a hash of the texts of all its studies."""
-    return getattr(studies, "fingerprint", None) or _hash_of_texts(studies[index] for index in range(len(studies)))
-
-
-def _hash_of_texts(studies: Iterable[Study]) -> str:
-    """A hash of everything that rows depend on: ids, which images there are, and all sections."""
-    digest = hashlib.sha256()
-    for study in studies:
-        images = [study.lateral is not None, study.prior_frontal is not None]
-        sections = [study.indication, study.technique, study.comparison, study.prior_report, study.findings]
-        digest.update(json.dumps([study.study_id, images, sections]).encode())
-    return digest.hexdigest()

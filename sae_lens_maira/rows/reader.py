@@ -1,22 +1,28 @@
-"""From rows back to the real model's inputs."""
+"""From rows back to the real model's inputs.
+
+A reader belongs to one source of studies and never changes it. Studies that are in no source get *scratch* rows: their
+study tokens lie above those of the source, and the last few hundred of them are remembered.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, overload
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from sae_lens_maira.data.source import StudySource
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import RowError
-from sae_lens_maira.maira2.processing import Maira2Processor, pad_rows
 from sae_lens_maira.rows.policy import TokenPolicy
-from sae_lens_maira.rows.row import PAD_POSITION, CompactRow, RowVocabulary, compact_row, encode_study, study_prompt
+from sae_lens_maira.rows.row import PAD_POSITION, CompactRow, RowVocabulary, compact_row, encode_study
+from sae_lens_maira.vlm import PaddingSide, StudyProcessor, TokenIds
 
 _REMEMBERED_STUDIES = 512
 
@@ -26,10 +32,11 @@ class FullInputs:
     """What the real model is given for a batch of rows.
 
     Args:
-        model_inputs: ``input_ids`` and ``attention_mask`` of shape (batch, sequence), and ``pixel_values``.
-        positions: where the rows' tokens are in the sequence, -1 at padding.
-        predicting_positions: where the row's next token is predicted, -1 at padding and where nothing predicts it; a
-            last token's is its own position.
+        model_inputs: ``input_ids`` and ``attention_mask`` of shape (batch, sequence), and image inputs such as
+            ``pixel_values``.
+        positions: position of each of the row's tokens in the sequence; -1 at padding.
+        predicting_positions: position whose logits predict the row's next token. A row's last token has its own
+            position here. -1 at padding, and where the next token is the first of the prompt, which nothing predicts.
     """
 
     model_inputs: dict[str, Tensor]
@@ -45,68 +52,77 @@ class FullInputs:
         )
 
 
-class StudyList(Sequence[Study]):
-    """A source of studies, followed by studies that were added to it."""
-
-    def __init__(self, source: Sequence[Study]) -> None:
-        self._source = source
-        self._added: list[Study] = []
-
-    @property
-    def fingerprint(self) -> str | None:
-        """The source's own, as long as nothing was added."""
-        return None if self._added else getattr(self._source, "fingerprint", None)
-
-    @property
-    def description(self) -> dict[str, Any] | None:
-        """The source's own, if it has one, as long as nothing was added."""
-        return None if self._added else getattr(self._source, "description", None)
-
-    def append(self, study: Study) -> int:
-        """Add a study, and return its index."""
-        self._added.append(study)
-        return len(self) - 1
-
-    def __len__(self) -> int:
-        return len(self._source) + len(self._added)
-
-    @overload
-    def __getitem__(self, index: int) -> Study: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Study]: ...
-    def __getitem__(self, index: int | slice) -> Study | list[Study]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        n_source, position = len(self._source), index + len(self) if index < 0 else index
-        if not 0 <= position < len(self):
-            raise IndexError(f"There is no study {index} among {len(self)}.")
-        return self._source[position] if position < n_source else self._added[position - n_source]
-
-
 class StudyReader:
-    """Finds the studies of rows and rebuilds their full inputs."""
+    """Makes rows of studies, finds the studies of rows again, and rebuilds their full inputs.
+
+    Args:
+        studies: what study tokens refer to, by index.
+        processor: the model's.
+        policy: which tokens rows keep.
+        vocabulary: token ids of rows.
+    """
 
     def __init__(
-        self, studies: Sequence[Study], processor: Maira2Processor, policy: TokenPolicy, vocabulary: RowVocabulary
+        self, studies: StudySource, processor: StudyProcessor, policy: TokenPolicy, vocabulary: RowVocabulary
     ) -> None:
-        self.studies = StudyList(studies)
+        self.studies = studies
         self._processor = processor
         self._policy = policy
         self._vocabulary = vocabulary
-        self._encode = lru_cache(_REMEMBERED_STUDIES)(self._encode_index)
+        self._scratch: OrderedDict[int, Study] = OrderedDict()
+        self._n_scratch = 0
+        self.encode = lru_cache(_REMEMBERED_STUDIES)(self._encode)
+        """Full prompt and unpadded row of the study at an index; remembered for the last few hundred."""
 
-    def add(self, studies: Iterable[Study]) -> list[int]:
-        """Make studies known, and return their indices."""
-        return [self.studies.append(study) for study in studies]
+    @property
+    def n_study_tokens(self) -> int:
+        """Study tokens that were ever given out: one per study of the source, and one per scratch study."""
+        return len(self.studies) + self._n_scratch
+
+    def study(self, index: int) -> Study:
+        """The study that a study token refers to.
+
+        Raises:
+            RowError: there is none, or a scratch study was forgotten.
+        """
+        if 0 <= index < len(self.studies):
+            return self.studies[index]
+        if index in self._scratch:
+            return self._scratch[index]
+        if len(self.studies) <= index < self.n_study_tokens:
+            raise RowError(
+                f"A row of to_tokens(...) is too old: only the last {_REMEMBERED_STUDIES} of its studies are "
+                "remembered; make it again, or bind the studies with model.with_studies(...)."
+            )
+        raise RowError(
+            f"A row starts with token {self._vocabulary.study_token(index)}, which is no study of this model (it knows "
+            f"{len(self.studies)}); make rows with model.rows(...) or model.to_tokens(...)."
+        )
+
+    def add_scratch(self, studies: Sequence[Study]) -> list[int]:
+        """Indices for studies of no source; a study that is still remembered keeps its index."""
+        known = {id(study): index for index, study in self._scratch.items()}
+        indices: list[int] = []
+        for study in studies:
+            index = known.get(id(study))
+            if index is None:
+                index = known[id(study)] = self.n_study_tokens
+                self._n_scratch += 1
+            self._scratch[index] = study
+            self._scratch.move_to_end(index)
+            indices.append(index)
+        while len(self._scratch) > max(_REMEMBERED_STUDIES, len(studies)):
+            self._scratch.popitem(last=False)
+        return indices
 
     def rows(self, indices: Sequence[int], context_size: int | None) -> Int[Tensor, "batch context"]:
-        """Rows of known studies."""
-        rows = [self._encode(index)[1] for index in indices]
+        """Rows of studies, by index; as long as the longest one if ``context_size`` is None."""
+        rows = [self.encode(index)[1] for index in indices]
         width = context_size or max(len(row.tokens) for row in rows)
         pad = self._processor.tokenizer.pad_token_id
         return torch.from_numpy(np.stack([row.padded(width, pad).tokens for row in rows]))
 
-    def read(self, tokens: Int[Tensor, "batch context"], padding_side: Literal["left", "right"]) -> FullInputs:
+    def read(self, tokens: Int[Tensor, "batch context"], padding_side: PaddingSide) -> FullInputs:
         """Rebuild the inputs of rows.
 
         Raises:
@@ -115,12 +131,14 @@ class StudyReader:
         if tokens.ndim != 2:
             raise RowError(f"Rows have shape (batch, context), but these have {tuple(tokens.shape)}.")
         rows = tokens.cpu().numpy()
-        indices = [self._study_index(int(row[0])) for row in rows]
-        encoded = [self._encode(index) for index in indices]
-        for row, index, (_, expected) in zip(rows, indices, encoded, strict=True):
-            self._check(row, index, expected)
-        return self._batch(
-            indices, [ids for ids, _ in encoded], [row for _, row in encoded], rows.shape[1], padding_side
+        indices = [self._vocabulary.study_index(int(row[0])) for row in rows]
+        studies = [self.study(index) for index in indices]
+        encoded = [self.encode(index) for index in indices]
+        for row, study, (_, expected) in zip(rows, studies, encoded, strict=True):
+            self._check(row, study, expected)
+        images = [self._processor.images(study) for study in studies]
+        return self.assemble(
+            [ids for ids, _ in encoded], [row for _, row in encoded], rows.shape[1], padding_side, images
         )
 
     def for_generation(self, studies: Sequence[Study]) -> FullInputs:
@@ -129,27 +147,16 @@ class StudyReader:
         encoded = [encode_study(study, self._processor, policy) for study in studies]
         rows = [compact_row(ids, kinds, policy, self._vocabulary, 0) for ids, kinds in encoded]
         width = max(len(row.tokens) for row in rows)
-        pixels = self._processor.pixel_values([study_prompt(study, "prompt") for study in studies])
-        return self.assemble([ids for ids, _ in encoded], rows, width, "left", pixels)
-
-    def _batch(
-        self,
-        indices: list[int],
-        ids: list[np.ndarray],
-        rows: list[CompactRow],
-        width: int,
-        side: Literal["left", "right"],
-    ) -> FullInputs:
-        prompts = [study_prompt(self.studies[index], self._policy.text) for index in indices]
-        return self.assemble(ids, rows, width, side, self._processor.pixel_values(prompts))
+        images = [self._processor.images(study) for study in studies]
+        return self.assemble([ids for ids, _ in encoded], rows, width, "left", images)
 
     def assemble(
         self,
-        ids: list[np.ndarray],
-        rows: list[CompactRow],
+        ids: Sequence[TokenIds],
+        rows: Sequence[CompactRow],
         width: int,
-        side: Literal["left", "right"],
-        pixel_values: Tensor,
+        side: PaddingSide,
+        images: Sequence[Mapping[str, Tensor]],
     ) -> FullInputs:
         """Put encoded studies into one batch.
 
@@ -158,43 +165,33 @@ class StudyReader:
             rows: what is kept of them.
             width: length of the padded rows.
             side: where shorter prompts are filled up.
-            pixel_values: images of all studies, in the order of their placeholders.
+            images: image inputs of each study.
         """
-        input_ids = pad_rows(ids, self._processor.tokenizer.pad_token_id, side)
-        mask = pad_rows([np.ones_like(row) for row in ids], 0, side)
-        offsets = mask.shape[1] - mask.sum(dim=1) if side == "left" else torch.zeros(len(ids), dtype=torch.long)
-        kept = np.stack([row.padded(width, 0).positions for row in rows])
-        positions = torch.from_numpy(kept).long()
+        model_inputs = self._processor.collate(ids, images, side)
+        n_positions = model_inputs["input_ids"].shape[1]
+        offsets = [n_positions - len(own) if side == "left" else 0 for own in ids]
+        positions = torch.from_numpy(np.stack([row.padded(width, 0).positions for row in rows])).long()
         is_pad = positions == PAD_POSITION
         following = torch.cat([positions[:, 1:], torch.full_like(positions[:, :1], PAD_POSITION)], dim=1)
         predicting = torch.where(following == PAD_POSITION, positions, following - 1)
-        shift = offsets[:, None]
+        shift = torch.tensor(offsets)[:, None]
         return FullInputs(
-            {"input_ids": input_ids, "attention_mask": mask, "pixel_values": pixel_values},
+            model_inputs,
             torch.where(is_pad, PAD_POSITION, positions + shift),
             # Nothing predicts the first token of a prompt, which a row may keep.
             torch.where(predicting < 0, PAD_POSITION, predicting + shift),
         )
 
-    def _encode_index(self, index: int) -> tuple[np.ndarray, CompactRow]:
-        ids, kinds = encode_study(self.studies[index], self._processor, self._policy)
+    def _encode(self, index: int) -> tuple[TokenIds, CompactRow]:
+        ids, kinds = encode_study(self.study(index), self._processor, self._policy)
         return ids, compact_row(ids, kinds, self._policy, self._vocabulary, index)
 
-    def _study_index(self, token: int) -> int:
-        index = self._vocabulary.study_index(token)
-        if not 0 <= index < len(self.studies):
-            raise RowError(
-                f"A row starts with token {token}, which is no study of this model (it knows {len(self.studies)}); "
-                "make rows with model.rows(...) or model.to_tokens(...)."
-            )
-        return index
-
-    def _check(self, row: np.ndarray, index: int, expected: CompactRow) -> None:
+    def _check(self, row: np.ndarray, study: Study, expected: CompactRow) -> None:
         wanted: Any = expected.padded(len(row), self._processor.tokenizer.pad_token_id).tokens
         differs = np.flatnonzero(row != wanted)
         if len(differs):
             raise RowError(
-                f"The row of study '{self.studies[index].study_id}' differs from what this model keeps of it, from "
-                f"position {differs[0]} on: it was made with another model, token policy or source; make it again with "
+                f"The row of study '{study.study_id}' differs from what this model keeps of it, from position "
+                f"{differs[0]} on: it was made with another model, token policy or source; make it again with "
                 "model.rows(...)."
             )

@@ -1,32 +1,27 @@
 """Compact rows: a study as a short row of tokens that SAE-Lens can shuffle, batch and replay.
 
-A study's full prompt is about 1,400 tokens an image plus text; sparse autoencoders train on few of them. A row is
+A study's full prompt has about 1,400 tokens per image plus text; sparse autoencoders train on few of them. A row is
 
     [study token] [kept token] [kept token] ... [pad] ... [pad]
 
 1. With the study token the model finds the study and rebuilds the full multimodal input, so a row needs nothing else.
    It stands for the last token of the frontal image.
 2. The kept tokens are real token ids in the order of the prompt, chosen by a :class:`TokenPolicy`. Placeholders of
-   images, which share one id in a prompt, have one id an image here, so that they can be told apart and shown.
+   images, which share one id in a prompt, have one id per image here, so that they can be told apart and shown.
 3. Each token of a row knows its position in the full prompt; padding has position -1.
-
-This is the one place that knows which tokens are kept. Bouzid et al. 2025 (arXiv 2507.12950, section 3) leave out the
-tokens of the boilerplate prompt and all intermediate image tokens, which is the default policy.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 
 from sae_lens_maira.data.study import IMAGE_KINDS, Study, TokenKind
 from sae_lens_maira.errors import RowError
-from sae_lens_maira.maira2.processing import Maira2Processor
-from sae_lens_maira.maira2.prompts import FindingsPrompt
 from sae_lens_maira.rows.policy import TokenPolicy
+from sae_lens_maira.vlm import StudyProcessor, TokenIds
 
 PAD_POSITION = -1
 
@@ -75,23 +70,7 @@ class CompactRow:
         )
 
 
-def study_prompt(study: Study, text: Literal["findings", "prompt"] = "findings") -> FindingsPrompt:
-    """The prompt that asks for a study's findings; its own report is the answer unless only the prompt is wanted."""
-    return FindingsPrompt(
-        frontal=study.frontal,
-        lateral=study.lateral,
-        prior=study.prior_frontal,
-        indication=study.indication,
-        technique=study.technique,
-        comparison=study.comparison,
-        prior_report=study.prior_report,
-        assistant_text=study.findings if text == "findings" else None,
-    )
-
-
-def encode_study(
-    study: Study, processor: Maira2Processor, policy: TokenPolicy
-) -> tuple[Int[np.ndarray, " n_tokens"], Int[np.ndarray, " n_tokens"]]:
+def encode_study(study: Study, processor: StudyProcessor, policy: TokenPolicy) -> tuple[TokenIds, TokenIds]:
     """A study's full prompt as token ids and kinds; no image is opened.
 
     Raises:
@@ -100,7 +79,7 @@ def encode_study(
     if policy.text == "findings" and not study.findings:
         raise RowError(f"Study '{study.study_id}' has no findings; leave it out, or use TokenPolicy(text='prompt').")
     try:
-        return processor.encode(study_prompt(study, policy.text))
+        return processor.encode(study, policy.text)
     except ValueError as error:
         raise RowError(f"Study '{study.study_id}': {error}") from error
 

@@ -7,7 +7,7 @@ placeholder stands for. sae-dashboard reads ``tokenizer.vocab.items()`` and show
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -27,11 +27,11 @@ class ReadableVocabulary(dict[str, int]):
     are keys.
     """
 
-    def __init__(self, tokenizer: Any, rows: RowVocabulary) -> None:
+    def __init__(self, tokenizer: Any, rows: RowVocabulary, n_study_tokens: Callable[[], int]) -> None:
         super().__init__(tokenizer.get_vocab())
         self._rows = rows
+        self._n_study_tokens = n_study_tokens
         self._pad_token_id: int | None = tokenizer.pad_token_id
-        self.n_studies = 0
 
     def items(self) -> Iterator[tuple[str, int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         for token_id, text in self._texts.items():
@@ -40,7 +40,7 @@ class ReadableVocabulary(dict[str, int]):
             yield f"<unused {token_id}>", token_id
         for kind, name in zip(IMAGE_KINDS, _IMAGE_NAMES, strict=True):
             yield name, self._rows.image_token(kind)
-        for index in range(self.n_studies):
+        for index in range(self._n_study_tokens()):
             yield "<frontal>", self._rows.study_token(index)
 
     def text_of(self, token_id: int) -> str:
@@ -65,11 +65,12 @@ class ReadableTokenizer:
     Args:
         tokenizer: the checkpoint's.
         rows: the token ids of rows.
+        n_study_tokens: says how many study tokens there are.
     """
 
-    def __init__(self, tokenizer: Any, rows: RowVocabulary) -> None:
+    def __init__(self, tokenizer: Any, rows: RowVocabulary, n_study_tokens: Callable[[], int] = lambda: 0) -> None:
         self._tokenizer = tokenizer
-        self.vocab = ReadableVocabulary(tokenizer, rows)
+        self.vocab = ReadableVocabulary(tokenizer, rows, n_study_tokens)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_tokenizer":

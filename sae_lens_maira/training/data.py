@@ -18,7 +18,7 @@ from sae_lens_maira.errors import CacheError, CacheMismatch
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from sae_lens_maira.hooked.model import HookedMaira2
+    from sae_lens_maira.hooked import HookedMaira2
     from sae_lens_maira.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def open_cached(config: TrainConfig, model: HookedMaira2, runner: Any) -> tuple[
             f"The cache '{cache.path}' holds {cut_at} tokens a study at the most, but context_size is "
             f"{config.context_size}."
         )
-    n_studies = len(model.reader.studies)
+    n_studies = len(model.studies)
     n_held_out = min(config.source.n_held_out, n_studies // 2)
     kinds = config.activations.kinds
     provider = CachedActivations(
@@ -76,7 +76,7 @@ def open_cached(config: TrainConfig, model: HookedMaira2, runner: Any) -> tuple[
 def _held_out_rows(cache: ActivationCache, model: HookedMaira2, n_held_out: int, context_size: int) -> Dataset:
     from datasets import Dataset
 
-    n_studies = len(model.reader.studies)
+    n_studies = len(model.studies)
     first_unit = (n_studies - n_held_out) // cache.identity["unit_size"]
     skipped = {study.index for study in read_skipped(cache.path, range(first_unit, cache.n_units))}
     indices = [index for index in range(n_studies - n_held_out, n_studies) if index not in skipped]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from sae_lens import SAE
 
-    from sae_lens_maira.hooked.model import HookedMaira2
+    from sae_lens_maira.hooked import HookedMaira2
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from sae_lens_maira.activations.norms import measure_norms
 from sae_lens_maira.data.source import SourceConfig
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import ConfigError
+from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.hooked.identity import METADATA_KEY, describe_model
-from sae_lens_maira.hooked.model import HookedMaira2
 from sae_lens_maira.sources import open_source
 from sae_lens_maira.training.config import TrainConfig, check_names
 from sae_lens_maira.training.data import open_cached
@@ -180,7 +180,7 @@ def to_runner_config(config: TrainConfig, model: HookedMaira2, path: Path) -> La
         dataset_path=config.source.kind,
         prepend_bos=False,
         seqpos_slice=(1, None) if leaves_out_study_token else (None,),
-        exclude_special_tokens=[model.processor.tokenizer.pad_token_id],
+        exclude_special_tokens=[model.tokenizer.pad_token_id],
         device=_device(config),
         output_path=str(path),
         logger=LoggingConfig(**{"log_to_wandb": False, **config.logger}),

@@ -13,7 +13,7 @@ from sae_lens_maira import phantom
 from sae_lens_maira.activations.config import CacheSettings
 from sae_lens_maira.activations.write import write_cache
 from sae_lens_maira.data.study import Study
-from sae_lens_maira.hooked.model import HookedMaira2
+from sae_lens_maira.hooked import HookedMaira2
 from tests.conftest import CHECKPOINT_PATH
 
 HOOKS = ("blocks.0.hook_resid_post", "blocks.1.hook_mlp_out")

@@ -6,7 +6,7 @@ import torch
 from sae_lens_maira import phantom
 from sae_lens_maira.activations.norms import measure_norms, summarise_norms
 from sae_lens_maira.data.study import TokenKind
-from sae_lens_maira.hooked.model import HookedMaira2
+from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.training.store import ResumableActivationsStore
 from tests.conftest import CHECKPOINT_PATH
 

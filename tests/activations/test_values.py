@@ -105,7 +105,7 @@ def test_context_size_cuts_rows(cached_model, cache_path, tmp_path):
 def test_a_dtype_that_cannot_hold_the_values_is_an_error_not_infinity(tmp_path):
     model = make_model(make_studies(2))
     with torch.no_grad():
-        model.maira2.get_input_embeddings().weight.mul_(1e6)
+        model.W_E.mul_(1e6)
     with pytest.raises(CacheError, match="which float16 cannot hold; choose cache.dtype bfloat16 or float32"):
         write_cache(model, tmp_path, make_settings(dtype="float16"), show_progress=False)
 

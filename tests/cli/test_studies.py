@@ -15,7 +15,7 @@ from sae_lens_maira.data import FileImage, Study
 from sae_lens_maira.data.contact_sheet import contact_sheet
 from sae_lens_maira.data.source import SourceConfig
 from sae_lens_maira.data.summary import Lengths, summarize
-from sae_lens_maira.hooked.model import HookedMaira2
+from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.phantom.model.pretrained import PHANTOM_PATH
 from sae_lens_maira.sources import open_source
 from tests.data.miniature_mimic import IMPRESSION_ONLY, MiniatureImage, MiniatureStudy, dicom, write_miniature

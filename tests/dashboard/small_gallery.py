@@ -12,8 +12,8 @@ import torch
 from sae_lens_maira import phantom
 from sae_lens_maira.dashboard import DashboardResult
 from sae_lens_maira.data.study import Label, Study
+from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.hooked.identity import METADATA_KEY, describe_model
-from sae_lens_maira.hooked.model import HookedMaira2
 from tests.plain_maira2 import REFERENCE_CHECKPOINT, still
 
 HOOK = "blocks.1.hook_resid_post"

@@ -267,7 +267,7 @@ def test_private_studies_are_shown_with_a_banner_when_asked_for(mixed, tmp_path)
 
 
 def test_a_source_of_private_studies_only_gives_a_gallery_without_text(mixed, tmp_path, caplog):
-    studies = [replace(mixed.reader.studies[k], shareable=False) for k in range(3)]
+    studies = [replace(mixed.studies[k], shareable=False) for k in range(3)]
     model = make_model(studies)
     settings = DashboardSettings(pages="3", neuronpedia=True)
     result = make_dashboards(make_sae_of(model), model, tmp_path / "gallery", settings, show_progress=False)
@@ -277,10 +277,7 @@ def test_a_source_of_private_studies_only_gives_a_gallery_without_text(mixed, tm
 
 
 def make_sae_of(model):
-    model.add_studies(make_studies()[:4])
-    sae = make_sae(model)
-    del model.reader.studies._added[:]
-    return sae
+    return make_sae(model.with_studies(make_studies()[:4]))
 
 
 # Arguments.

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sae_lens_maira.hooked.model import HookedMaira2
+from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.maira2 import Maira2ForConditionalGeneration
 from tests.plain_maira2 import (
     CHECKPOINTS,

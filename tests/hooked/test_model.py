@@ -1,15 +1,19 @@
 """HookedMaira2 against the plain model: reading, writing, stopping, logits and losses."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
 
+from sae_lens_maira.data.source import SourceConfig
+from sae_lens_maira.data.study import IMAGE_KINDS
 from sae_lens_maira.errors import RowError
-from sae_lens_maira.hooked.model import HookedMaira2
+from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.maira2 import Maira2ForConditionalGeneration
 from sae_lens_maira.rows.policy import TokenPolicy
+from sae_lens_maira.sources import open_source
 from tests.plain_maira2 import (
     CHECKPOINTS,
     REFERENCE_CHECKPOINT,
@@ -78,7 +82,7 @@ def plain_losses(logits, batch):
     log_probabilities = logits.log_softmax(-1)
     for row, positions in enumerate(batch.kept):
         for column, position in enumerate(positions[1:]):
-            if kinds[row, position] < 9:  # not an image
+            if kinds[row, position] not in IMAGE_KINDS:
                 losses[row, column] = -log_probabilities[row, position - 1, ids[row, position]]
                 counts[row, column] = True
     return losses, counts
@@ -220,7 +224,7 @@ def test_the_begin_of_sequence_is_no_target(hooked, plain, batch, studies):
     alone = PlainBatch.of(hooked.processor, studies[:1]).inputs
     ids, kinds = alone["input_ids"][0], alone["token_kinds"][0]
     log_probabilities = plain(**alone).logits[0, :-1].log_softmax(-1)
-    expected = -log_probabilities.gather(1, ids[1:, None])[:, 0][kinds[1:] < 9]
+    expected = -log_probabilities.gather(1, ids[1:, None])[:, 0][~torch.isin(kinds[1:], torch.tensor(IMAGE_KINDS))]
     assert losses[0, 0] == 0
     assert losses.sum().item() == pytest.approx(expected.sum().item(), rel=1e-4)
     mean = everything(tokens, return_type="loss").item()
@@ -433,15 +437,72 @@ def test_a_hook_name_like_no_other_is_told_where_to_look(hooked, tokens):
 # Studies, dtypes, devices.
 
 
-def test_studies_that_are_added_later_give_the_same_rows(hooked, tokens, studies):
+def test_rows_of_studies_of_no_source_are_the_same_rows(hooked, tokens, studies):
     empty = HookedMaira2(hooked.maira2, hooked.processor)
     assert torch.equal(empty.to_tokens(studies[:2], context_size=20), tokens[:2, :20])
     assert torch.equal(empty.to_tokens(studies[2:], context_size=20), tokens[2:, :20])
     assert torch.equal(empty(tokens, stop_at_layer=0), hooked(tokens, stop_at_layer=0))
-    assert empty.reader.studies[-1] is studies[3]
-    assert empty.reader.studies[1:3] == studies[1:3]
-    with pytest.raises(IndexError):
-        empty.reader.studies[4]
+
+
+def test_reading_a_study_changes_nothing_that_identifies_the_model(hooked, tokens, studies):
+    """Neither its studies, nor its description of them, nor the rows that a cache holds."""
+    bound = hooked.with_studies(phantom_source := open_source(SourceConfig(n_studies=6, seed=3)))
+    identity = (len(bound.studies), bound.studies.fingerprint, bound.studies.description)
+    rows = [bound.to_tokens(studies[0]) for _ in range(2)]
+    assert torch.equal(rows[0], rows[1])
+    assert rows[0][0, 0] == bound.row_vocabulary.study_token(6)
+    assert bound.to_tokens(studies[1])[0, 0] == bound.row_vocabulary.study_token(7)
+    assert (len(bound.studies), bound.studies.fingerprint, bound.studies.description) == identity
+    assert bound.studies is phantom_source
+
+
+def test_binding_other_studies_shares_the_weights_and_leaves_hooks_and_studies_alone(hooked, tokens, studies):
+    name = "blocks.2.hook_resid_post"
+    other = hooked.with_studies(studies[2:], TokenPolicy(image_tokens="none"))
+    assert other.maira2 is hooked.maira2
+    assert other.nnsight is hooked.nnsight
+    assert (len(other.studies), len(hooked.studies)) == (2, 4)
+    assert (other.policy.image_tokens, hooked.policy.image_tokens) == ("none", "last")
+    called = []
+    with torch.no_grad(), other.hooks(fwd_hooks=[(name, lambda value, hook: called.append(1))]):
+        hooked(tokens, stop_at_layer=3)
+        assert not called
+        other(other.reader.rows([0], None), stop_at_layer=3)
+    assert called == [1]
+    with pytest.raises(RowError, match=r"which is no study of this model \(it knows 2\)"):
+        other(tokens)
+
+
+def test_a_study_that_was_forgotten_says_so(hooked, studies, monkeypatch):
+    monkeypatch.setattr("sae_lens_maira.rows.reader._REMEMBERED_STUDIES", 2)
+    bound = hooked.with_studies(())
+    first = bound.to_tokens(studies[0])
+    bound.to_tokens(studies[1:3])
+    with pytest.raises(RowError, match=r"^A row of to_tokens\(...\) is too old: only the last 2 of its studies"):
+        bound(first, stop_at_layer=0)
+    bound(bound.to_tokens(studies), stop_at_layer=0)  # more at once than are remembered
+
+
+def test_a_misspelt_argument_is_an_error(hooked, studies):
+    with pytest.raises(TypeError, match="contxt_size"):
+        hooked.to_tokens(studies[0], contxt_size=3)
+
+
+def test_rows_are_read_as_text(hooked, studies):
+    texts = hooked.to_str_tokens(studies[1])
+    assert texts[0] == "<frontal>"
+    assert "".join(texts[1:]).endswith(studies[1].findings)
+    assert texts == hooked.to_str_tokens(hooked.to_tokens(studies[1])[0])
+
+
+@torch.no_grad()
+def test_two_threads_read_the_same_as_one(hooked, tokens):
+    name = "blocks.2.hook_resid_post"
+    expected = hooked.run_with_cache(tokens, names_filter=name)[1][name]
+    models = [hooked.with_studies(hooked.studies) for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads, torch.no_grad():
+        found = list(threads.map(lambda model: model.run_with_cache(tokens, names_filter=name)[1][name], models))
+    assert all(torch.equal(value, expected) for value in found)
 
 
 def test_left_padded_inputs_hold_the_same_tokens_at_the_rows_positions(hooked, tokens):
@@ -479,11 +540,13 @@ def test_a_model_placed_by_a_device_map_runs(checkpoint, hooked, studies, tokens
 
 def test_the_config_and_the_weights_are_the_models(hooked, plain):
     text = plain.config.text_config
+    hooked = hooked.with_studies(hooked.studies)  # no other test has asked it for rows of further studies
     cfg = hooked.cfg
     assert (cfg.n_layers, cfg.d_model, cfg.d_vocab) == (5, text.hidden_size, text.vocab_size)
     assert torch.equal(hooked.W_U[:, : text.vocab_size], plain.lm_head.weight.T)
     assert hooked.W_U.shape[1] == text.vocab_size + 3 + 4  # images and studies
     assert not hooked.W_U[:, text.vocab_size :].any()
+    assert hooked.W_U is hooked.W_U  # made once: for MAIRA-2 it is a quarter of a gigabyte
     assert torch.equal(hooked.W_E, plain.model.language_model.embed_tokens.weight)
     assert set(hooked.hook_dict) == {f"blocks.{layer}.{point}" for layer in range(5) for point in POINTS} | {
         "hook_image_embeds"

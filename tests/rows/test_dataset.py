@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from sae_lens_maira.data.source import StudySource
 from sae_lens_maira.data.study import FileImage, Study, TokenKind
 from sae_lens_maira.errors import RowError
 from sae_lens_maira.maira2 import Maira2Processor
+from sae_lens_maira.maira2.adapter import Maira2StudyProcessor
 from sae_lens_maira.rows.dataset import build_rows
 from sae_lens_maira.rows.policy import TokenPolicy
 
@@ -18,14 +20,12 @@ PLAIN = Study("plain", "p", IMAGE, None, None, None, "PA.", None, None, "Clear."
 STUDIES = [ALL, PLAIN]
 
 
-class Source:
-    """A lazily read source that counts what is read."""
+class Counted:
+    """A sequence that is read lazily, and counts what is read."""
 
-    def __init__(self, studies, fingerprint=None):
+    def __init__(self, studies):
         self._studies = studies
         self.n_read = 0
-        if fingerprint:
-            self.fingerprint = fingerprint
 
     def __len__(self):
         return len(self._studies)
@@ -35,12 +35,28 @@ class Source:
         return self._studies[index]
 
 
+class Source(StudySource):
+    """A source that knows its content, and counts what is read."""
+
+    def __init__(self, studies, content):
+        super().__init__({"kind": "counted", "content": content})
+        self._studies = studies
+        self.n_read = 0
+
+    def __len__(self):
+        return len(self._studies)
+
+    def study(self, index):
+        self.n_read += 1
+        return self._studies[index]
+
+
 @pytest.fixture
 def build(processor, tmp_path):
     def call(studies=STUDIES, policy=None, context_size=20, processor=processor):
         return build_rows(
             studies,
-            processor,
+            Maira2StudyProcessor(processor),
             policy or TokenPolicy(),
             context_size=context_size,
             d_vocab=1205,
@@ -149,17 +165,17 @@ def test_changed_images_policy_length_or_tokenizer_make_other_rows(build, n_enco
 
 
 def test_a_source_with_a_fingerprint_is_never_read_twice(build):
-    source = Source(STUDIES, fingerprint="v1")
+    source = Source(STUDIES, content="v1")
     first = build(source)
     assert source.n_read == 2
     assert build(source).dataset[:] == first.dataset[:]
     assert source.n_read == 2
-    changed = Source([PLAIN, ALL], fingerprint="v2")
+    changed = Source([PLAIN, ALL], content="v2")
     assert build(changed).dataset["study_id"][:] == ["plain", "all"]
 
 
 def test_a_source_without_a_fingerprint_is_read_to_compute_one(build):
-    source = Source(STUDIES)
+    source = Counted(STUDIES)
     build(source)
     assert source.n_read == 4
     build(source)
@@ -168,15 +184,15 @@ def test_a_source_without_a_fingerprint_is_read_to_compute_one(build):
 
 def test_a_run_that_dies_half_way_leaves_nothing(build, tmp_path):
     class Broken(Source):
-        def __getitem__(self, index):
+        def study(self, index):
             if index == 1:
                 raise KeyboardInterrupt
-            return super().__getitem__(index)
+            return super().study(index)
 
     with pytest.raises(KeyboardInterrupt):
-        build(Broken(STUDIES, fingerprint="v1"))
+        build(Broken(STUDIES, content="v1"))
     assert list((tmp_path / "rows").iterdir()) == []
-    assert len(build(Source(STUDIES, fingerprint="v1")).dataset) == 2
+    assert len(build(Source(STUDIES, content="v1")).dataset) == 2
 
 
 def test_what_a_killed_run_left_is_not_used(build, tmp_path, n_encoded):
@@ -210,7 +226,7 @@ def test_studies_are_held_one_at_a_time(build):
         def __len__(self):
             return 200
 
-        def __getitem__(self, index):
+        def study(self, index):
             alive[0] += 1
             most[0] = max(most[0], alive[0])
             return replace(PLAIN, study_id=f"{index}", view=Tracked("PA"))
@@ -218,7 +234,7 @@ def test_studies_are_held_one_at_a_time(build):
         def __iter__(self) -> Iterator[Study]:
             raise AssertionError("read by index")
 
-    rows = build(Lazy([], fingerprint="v1"))
+    rows = build(Lazy([], content="v1"))
     assert len(rows.dataset) == rows.summary.n_studies == 200
     assert most[0] <= 3
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sae_lens_maira.data.study import IMAGE_KINDS, SECTION_KINDS, FileImage, Study, TokenKind
 from sae_lens_maira.errors import RowError
+from sae_lens_maira.maira2.adapter import Maira2StudyProcessor
 from sae_lens_maira.rows.policy import TokenPolicy
 from sae_lens_maira.rows.row import CompactRow, RowVocabulary, compact_row, encode_study, smallest_context
 from sae_lens_maira.rows.tokenizer import ReadableTokenizer
@@ -33,7 +34,7 @@ def reader(processor):
 
 
 def row_of(study, processor, policy):
-    return compact_row(*encode_study(study, processor, policy), policy, VOCABULARY, 7)
+    return compact_row(*encode_study(study, Maira2StudyProcessor(processor), policy), policy, VOCABULARY, 7)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_an_empty_section_keeps_its_placeholder(processor, reader):
 def test_tokens_at_a_rows_positions_spell_the_sections(processor, texts, policy_index):
     policy = TokenPolicy(image_tokens=("last", "none", "all")[policy_index])
     study = Study("s", "p", IMAGE, IMAGE, IMAGE, **texts)
-    ids, kinds = encode_study(study, processor, policy)
+    ids, kinds = encode_study(study, Maira2StudyProcessor(processor), policy)
     row = compact_row(ids, kinds, policy, VOCABULARY, 0)
     assert np.array_equal(kinds[row.positions], row.kinds)
     for name, kind in SECTION_KINDS.items():
@@ -99,7 +100,7 @@ def test_tokens_at_a_rows_positions_spell_the_sections(processor, texts, policy_
 
 
 def test_the_last_token_of_each_image_is_kept(processor):
-    ids, kinds = encode_study(STUDY, processor, TokenPolicy())
+    ids, kinds = encode_study(STUDY, Maira2StudyProcessor(processor), TokenPolicy())
     row = compact_row(ids, kinds, TokenPolicy(), VOCABULARY, 0)
     assert (ids[row.positions[:3]] == processor.image_token_id).all()
     assert [TokenKind(kind) for kind in row.kinds[:3]] == list(IMAGE_KINDS)
@@ -169,6 +170,7 @@ def test_an_unknown_choice_is_refused_by_name(values, message):
 
 def test_a_study_that_cannot_be_encoded_is_named(processor):
     with pytest.raises(RowError, match="^Study 's1' has no findings; leave it out, or use TokenPolicy"):
-        encode_study(Study("s1", "p", IMAGE), processor, TokenPolicy())
+        encode_study(Study("s1", "p", IMAGE), Maira2StudyProcessor(processor), TokenPolicy())
+    study = Study("s2", "p", IMAGE, indication="<image>", findings="Clear.")
     with pytest.raises(RowError, match="^Study 's2': The indication text contains the special token '<image>'"):
-        encode_study(Study("s2", "p", IMAGE, indication="<image>", findings="Clear."), processor, TokenPolicy())
+        encode_study(study, Maira2StudyProcessor(processor), TokenPolicy())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sae_lens_maira.hooked.model import HookedMaira2
+from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.rows.policy import TokenPolicy
 from sae_lens_maira.rows.tokenizer import readable
 from tests.plain_maira2 import CHECKPOINTS, phantom_studies
@@ -44,8 +44,12 @@ def test_sae_dashboard_reads_every_token_of_every_row(model, decode, studies):
             assert texts.count(name) == (n_patches if image else 0)
 
 
-def test_every_id_of_rows_has_a_text(model, decode):
-    n_ids = model.row_vocabulary.study_token(len(model.reader.studies))
+def test_every_id_of_rows_has_a_text(model):
+    from sae_dashboard.utils_fns import get_decode_html_safe_fn
+
+    model = model.with_studies(model.studies)  # no other test has asked it for rows of further studies
+    decode = get_decode_html_safe_fn(model.tokenizer)
+    n_ids = model.row_vocabulary.study_token(len(model.studies))
     texts = [decode(token) for token in range(n_ids)]
     assert texts == model.tokenizer.row_to_texts(range(n_ids))
     assert "UNK" not in texts
@@ -54,7 +58,7 @@ def test_every_id_of_rows_has_a_text(model, decode):
     assert texts[model.processor.tokenizer.pad_token_id] == "<pad>"
 
 
-def test_studies_added_later_are_read_too(model, studies):
+def test_rows_of_studies_of_no_source_are_read_too(model, studies):
     from sae_dashboard.utils_fns import get_decode_html_safe_fn
 
     rows = model.to_tokens(studies[:1])

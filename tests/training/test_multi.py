@@ -6,7 +6,7 @@ from sae_lens import SAE, BatchTopKTrainingSAEConfig, LoggingConfig
 from sae_lens.multi_sae_training_runner import MultiSAETrainingRunner, MultiSAETrainingRunnerConfig
 
 from sae_lens_maira import phantom
-from sae_lens_maira.hooked.model import HookedMaira2
+from sae_lens_maira.hooked import HookedMaira2
 from tests.conftest import CHECKPOINT_PATH
 
 HOOKS = {"early": "blocks.0.hook_resid_post", "early_wide": "blocks.0.hook_resid_post", "late": "blocks.2.hook_mlp_out"}

@@ -16,8 +16,8 @@ import yaml
 from safetensors.torch import load_file
 
 from sae_lens_maira.errors import ConfigError, SaeMismatch
+from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.hooked.identity import METADATA_KEY, check_sae_fits
-from sae_lens_maira.hooked.model import HookedMaira2
 from sae_lens_maira.training.run import load_model, load_studies, train
 from tests.conftest import CHECKPOINT_PATH
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sae_lens_maira.data.study import Study
+from sae_lens_maira.maira2.adapter import study_prompt
 from sae_lens_maira.maira2.prompts import FindingsPrompt
-from sae_lens_maira.rows.row import study_prompt
 
 
 def findings_prompt(study: Study, *, grounded: bool = False) -> FindingsPrompt:

@@ -1,0 +1,189 @@
+"""A model bound to studies: what its rows, tokens and sizes are. Running it is :mod:`sae_lens_maira.hooked.model`'s."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from typing_extensions import Self
+
+with warnings.catch_warnings():
+    # TransformerLens 3 moved the class and warns about the place that version 2 has it in.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from transformer_lens.hook_points import HookedRootModule, HookPoint
+
+from sae_lens_maira.data.listed import as_source
+from sae_lens_maira.data.source import StudySource
+from sae_lens_maira.data.study import Study
+from sae_lens_maira.rows.dataset import StudyRows, build_rows
+from sae_lens_maira.rows.policy import TokenPolicy
+from sae_lens_maira.rows.reader import FullInputs, StudyReader
+from sae_lens_maira.rows.row import RowVocabulary
+from sae_lens_maira.rows.tokenizer import ReadableTokenizer
+from sae_lens_maira.vlm import BLOCK_SITES, ModelSizes, PaddingSide, VisionLanguageModel
+
+Tokens = Int[Tensor, "batch context"]
+
+
+@dataclass(frozen=True)
+class HookedModelConfig(ModelSizes):
+    """What libraries read from ``model.cfg``, in TransformerLens' names."""
+
+    model_name: str
+    dtype: torch.dtype
+    device: torch.device
+
+
+class BoundModel(HookedRootModule):
+    """A vision-language model, its hook points, and the studies whose rows it reads.
+
+    Which studies, and which of their tokens, never changes: :meth:`with_studies` gives another model over the same
+    weights, which costs next to nothing.
+
+    Args:
+        vlm: the model behind its adapter.
+        studies: what study tokens refer to, by index.
+        policy: which tokens rows keep.
+        name: the checkpoint's folder or Hub id.
+    """
+
+    vlm: VisionLanguageModel
+    nnsight: Any
+    blocks: Any
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        studies: Sequence[Study] = (),
+        policy: TokenPolicy | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        from nnsight import NNsight
+
+        with warnings.catch_warnings():
+            # transformers 4's Dinov2 has a submodule named `output`, which nnsight renames.
+            warnings.simplefilter("ignore", UserWarning)
+            envoy = NNsight(vlm.module)
+        config: Any = vlm.module.config
+        self._bind(vlm, envoy, as_source(studies), policy or TokenPolicy(), name or config.name_or_path or vlm.family)
+
+    def _bind(self, vlm: VisionLanguageModel, envoy: Any, studies: StudySource, policy: TokenPolicy, name: str) -> None:
+        # Not registered as children: `setup` would walk through all of the real model.
+        self.__dict__.update(vlm=vlm, nnsight=envoy)
+        self.studies = studies
+        self.policy = policy
+        self.row_vocabulary = RowVocabulary(vlm.sizes.d_vocab)
+        self.reader = StudyReader(studies, vlm.processor, policy, self.row_vocabulary)
+        self.tokenizer = ReadableTokenizer(
+            vlm.processor.tokenizer, self.row_vocabulary, lambda: self.reader.n_study_tokens
+        )
+        weight = self.W_E
+        self.cfg = HookedModelConfig(**asdict(vlm.sizes), model_name=name, dtype=weight.dtype, device=weight.device)
+        self._padded_unembedding: tuple[Any, Tensor] | None = None
+        self.blocks = nn.ModuleList(
+            [nn.ModuleDict({hook: HookPoint() for hook in BLOCK_SITES}) for _ in range(self.cfg.n_layers)]
+        )
+        self.hook_image_embeds = HookPoint()
+        self.setup()
+
+    def with_studies(self, studies: Sequence[Study], policy: TokenPolicy | None = None) -> Self:
+        """The same weights, bound to other studies; hooks of this model are not taken along.
+
+        Args:
+            studies: what study tokens refer to.
+            policy: which tokens rows keep; this model's if None.
+        """
+        bound = type(self).__new__(type(self))
+        HookedRootModule.__init__(bound)
+        bound._bind(self.vlm, self.nnsight, as_source(studies), policy or self.policy, self.cfg.model_name)
+        return bound
+
+    # What SAE-Lens and sae-dashboard read.
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model n_row_ids"]:
+        """Unembedding, with zeros for the ids of images and studies, because sae-dashboard looks up ids of rows in it.
+
+        It is made once and kept, which takes as much memory again as the unembedding itself.
+        """
+        weight = self._unembedding().weight
+        n_row_ids = self.row_vocabulary.study_token(self.reader.n_study_tokens)
+        key = (weight.data_ptr(), weight._version, n_row_ids)
+        if self._padded_unembedding is None or self._padded_unembedding[0] != key:
+            padded = nn.functional.pad(weight.detach().T, (0, n_row_ids - weight.shape[0]))
+            self._padded_unembedding = (key, padded)
+        return self._padded_unembedding[1]
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """Embedding."""
+        module: Any = self.vlm.module
+        return module.get_input_embeddings().weight
+
+    def _unembedding(self) -> Any:
+        module: Any = self.vlm.module
+        return module.get_output_embeddings()
+
+    # Studies and rows.
+
+    def to_tokens(
+        self,
+        studies: Study | Sequence[Study] | str,
+        context_size: int | None = None,
+        *,
+        prepend_bos: bool | None = None,
+        truncate: bool = True,
+        move_to_device: bool = True,
+    ) -> Tokens:
+        """Rows of any studies; of a string, its token ids.
+
+        The model stays bound to its own studies. It remembers the last few hundred others for as long as their rows
+        are used; for more, bind them with :meth:`with_studies`.
+
+        Args:
+            studies: one or more.
+            context_size: cut or filled up to this length; the longest row's if None.
+            prepend_bos, truncate: accepted as TransformerLens' own have them, and ignored: rows are whole.
+            move_to_device: to the model's.
+        """
+        del prepend_bos, truncate
+        if isinstance(studies, str):
+            tokens = self.vlm.processor.tokenizer(studies, return_tensors="pt")["input_ids"]
+        else:
+            indices = self.reader.add_scratch([studies] if isinstance(studies, Study) else studies)
+            tokens = self.reader.rows(indices, context_size)
+        return tokens.to(self.cfg.device) if move_to_device else tokens
+
+    def to_str_tokens(self, tokens: Int[Tensor, " context"] | Study | str) -> list[str]:
+        """The texts of a row's tokens (or of a study's row, or of a string), as people read them."""
+        if isinstance(tokens, Study | str):
+            tokens = self.to_tokens(tokens)[0]
+        return self.tokenizer.row_to_texts(tokens.tolist())
+
+    def rows(self, context_size: int, **kwargs: Any) -> StudyRows:
+        """All studies as a dataset of rows; see :func:`~sae_lens_maira.rows.dataset.build_rows`."""
+        return build_rows(
+            self.studies,
+            self.vlm.processor,
+            self.policy,
+            context_size=context_size,
+            d_vocab=self.cfg.d_vocab,
+            **kwargs,
+        )
+
+    def full_inputs(self, tokens: Tokens | FullInputs, padding_side: PaddingSide = "right") -> FullInputs:
+        """The real model's inputs for rows, on its device, and where the rows' tokens are in them.
+
+        Inputs that are ready, such as those whose images were opened ahead, are taken as they are.
+
+        Raises:
+            RowError: a row is of other studies, another model or another policy.
+        """
+        inputs = tokens if isinstance(tokens, FullInputs) else self.reader.read(tokens, padding_side)
+        return inputs.to(self.cfg.device)
