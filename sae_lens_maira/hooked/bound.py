@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ with warnings.catch_warnings():
 from sae_lens_maira.data.listed import as_source
 from sae_lens_maira.data.source import StudySource
 from sae_lens_maira.data.study import Study
+from sae_lens_maira.errors import HookPointError
 from sae_lens_maira.rows.dataset import StudyRows, build_rows
 from sae_lens_maira.rows.policy import TokenPolicy
 from sae_lens_maira.rows.reader import FullInputs, StudyReader
@@ -187,3 +189,14 @@ class BoundModel(HookedRootModule):
         """
         inputs = tokens if isinstance(tokens, FullInputs) else self.reader.read(tokens, padding_side)
         return inputs.to(self.cfg.device)
+
+    def check_hook_name(self, name: str) -> None:
+        """Refuse a hook point that does not exist.
+
+        Raises:
+            HookPointError: naming those that are close to it.
+        """
+        if name not in self.hook_dict:
+            close = difflib.get_close_matches(name, self.hook_dict, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(close)}?" if close else "see model.hook_dict."
+            raise HookPointError(f"There is no hook point '{name}' in a model of {self.cfg.n_layers} layers; {hint}")

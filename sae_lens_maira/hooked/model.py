@@ -13,7 +13,6 @@ Hook points are real TransformerLens ones, so ``run_with_hooks``, ``run_with_cac
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections.abc import Sequence
 from typing import Any, Literal, overload
@@ -23,11 +22,13 @@ from torch import Tensor, nn
 
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import HookPointError, RowError
-from sae_lens_maira.hooked.bound import BoundModel, Tokens
+from sae_lens_maira.hooked.bound import Tokens
 from sae_lens_maira.hooked.points import gather, hidden_states, is_active, torch_hooks, visit
+from sae_lens_maira.hooked.saes import SpliceableModel
 from sae_lens_maira.rows.reader import FullInputs
 from sae_lens_maira.rows.row import PAD_POSITION
 
+ReturnType = Literal["logits", "loss", "both"] | None
 Logits = Float[Tensor, "batch context d_vocab"]
 Residual = Float[Tensor, "batch context d_model"]
 Loss = Float[Tensor, ""] | Float[Tensor, "batch context_minus_1"]
@@ -36,7 +37,7 @@ _TRACING = threading.RLock()
 """nnsight traces one forward pass at a time: its interventions find each other through state of the whole process."""
 
 
-class HookedVisionLanguageModel(BoundModel):
+class HookedVisionLanguageModel(SpliceableModel):
     """A vision-language model whose residual stream can be read and written on compact rows of some studies.
 
     Hook points are ``blocks.{i}.hook_resid_pre``, ``.hook_attn_out``, ``.hook_mlp_out`` and ``.hook_resid_post`` of
@@ -82,7 +83,7 @@ class HookedVisionLanguageModel(BoundModel):
     def forward(
         self,
         tokens: Tokens | FullInputs,
-        return_type: Literal["logits", "loss", "both"] | None = "logits",
+        return_type: ReturnType = "logits",
         loss_per_token: bool = False,
         stop_at_layer: int | None = None,
         prepend_bos: bool | None = None,
@@ -100,6 +101,12 @@ class HookedVisionLanguageModel(BoundModel):
             prepend_bos: ignored: rows are whole.
         """
         del prepend_bos
+        with self._masked_saes(tokens):
+            return self._forward(tokens, return_type, loss_per_token, stop_at_layer)
+
+    def _forward(
+        self, tokens: Tokens | FullInputs, return_type: ReturnType, loss_per_token: bool, stop_at_layer: int | None
+    ) -> Tensor | tuple[Tensor, Tensor] | None:
         inputs = self.full_inputs(tokens)
         if stop_at_layer is not None:
             return self._run(inputs, self._n_layers_to_run(stop_at_layer), wants_final=False)
@@ -130,6 +137,7 @@ class HookedVisionLanguageModel(BoundModel):
         questions = self.reader.for_generation([studies] if isinstance(studies, Study) else list(studies))
         inputs = questions.to(self.cfg.device)
         module: Any = self.vlm.module
+        self._refuse_masks()
         with torch_hooks(self.vlm, self.hook_image_embeds, self.blocks, inputs.positions):
             output = module.generate(
                 **inputs.model_inputs, **{"do_sample": False, "max_new_tokens": max_new_tokens, **kwargs}
@@ -150,17 +158,6 @@ class HookedVisionLanguageModel(BoundModel):
             if isinstance(name, str):
                 self.check_hook_name(name)
         return super().hooks(list(fwd_hooks), list(bwd_hooks), *args, **kwargs)
-
-    def check_hook_name(self, name: str) -> None:
-        """Refuse a hook point that does not exist.
-
-        Raises:
-            HookPointError: naming those that are close to it.
-        """
-        if name not in self.hook_dict:
-            close = difflib.get_close_matches(name, self.hook_dict, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(close)}?" if close else "see model.hook_dict."
-            raise HookPointError(f"There is no hook point '{name}' in a model of {self.cfg.n_layers} layers; {hint}")
 
     def _n_layers_with_hooks(self) -> int:
         """How many layers have to run for every hook to be called."""

@@ -19,8 +19,8 @@ from sae_lens_maira.vlm import BLOCK_SITES, Site, VisionLanguageModel
 
 
 def is_active(point: Any) -> bool:
-    """Whether a hook point has hooks."""
-    return bool(point.fwd_hooks or point.bwd_hooks)
+    """Whether a hook point has hooks, or an SAE in its place."""
+    return bool(getattr(point, "fwd_hooks", True) or getattr(point, "bwd_hooks", True))
 
 
 def hidden_states(value: Any) -> Tensor:
