@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock, Timeout
+
 
 def default_cache_path() -> Path:
     """``$SAE_LENS_MAIRA_CACHE``, or ``~/.cache/sae-lens-maira``: rows, and images that were unpacked."""
@@ -60,3 +62,24 @@ def hash_file(path: Path) -> str:
 def to_json(value: Any) -> str:
     """The one way in which JSON is written here."""
     return json.dumps(value, sort_keys=True, indent=1) + "\n"
+
+
+@contextmanager
+def exclusive(lock_path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock that other processes ask for too; it is free again when this process ends, however it ends.
+
+    Args:
+        lock_path: the lock's file, which stays where it is.
+        wait: until the lock is free; otherwise yield False at once if it is not.
+    """
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_path)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

@@ -1,4 +1,4 @@
-"""Rows as a `datasets.Dataset`, streamed to disk and found again by a fingerprint of source, tokenizer and policy."""
+"""Rows as a ``datasets.Dataset``, streamed to disk and found again by a fingerprint of all that decides them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from sae_lens_maira.data.listed import as_source
 from sae_lens_maira.data.study import Study, TokenKind
 from sae_lens_maira.errors import RowError
-from sae_lens_maira.files import default_cache_path
+from sae_lens_maira.files import default_cache_path, exclusive
 from sae_lens_maira.rows.policy import TokenPolicy
 from sae_lens_maira.rows.row import CompactRow, RowVocabulary, compact_row, encode_study, smallest_context
 from sae_lens_maira.vlm import StudyProcessor
@@ -29,17 +29,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FORMAT_VERSION = 2
+_SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True)
 class RowSummary:
-    """What rows hold, and what did not fit into them."""
+    """What rows hold, and what did not fit into them.
+
+    Args:
+        n_studies: rows.
+        n_tokens: tokens in all rows, without padding.
+        longest: tokens of the longest row before it was cut.
+        tokens_by_kind: tokens in all rows, by the name of their kind.
+        context_size: length of every row.
+        n_cut_studies: studies whose rows were cut.
+        n_cut_tokens: tokens that were cut off.
+    """
 
     n_studies: int
     n_tokens: int
-    """Tokens in all rows, without padding."""
     longest: int
-    """Tokens of the longest row before it was cut."""
     tokens_by_kind: dict[str, int]
     context_size: int
     n_cut_studies: int
@@ -58,7 +67,7 @@ class RowSummary:
             if self.n_cut_tokens
             else f"Nothing was cut off by context_size {self.context_size}; the longest row has {self.longest} tokens."
         )
-        return f"{self.n_studies} studies, {self.n_tokens} tokens ({mean:.1f} a study): {shares}.\n{cut}"
+        return f"{self.n_studies} studies, {self.n_tokens} tokens ({mean:.1f} per study): {shares}.\n{cut}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class StudyRows:
     summary: RowSummary
 
     def describe(self) -> str:
-        """What is kept: tokens a study, share of each kind, how much was cut."""
+        """What is kept: tokens per study, share of each kind, how much was cut."""
         return self.summary.describe()
 
 
@@ -114,11 +123,14 @@ def build_rows(
         )
     key = _fingerprint(studies, processor, policy, context_size, d_vocab)
     folder = (cache_path or default_cache_path()) / "rows" / key
-    if not (folder / "summary.json").is_file():
-        _write(folder, studies, processor, policy, context_size, d_vocab, show_progress)
-    else:
+    if (folder / _SUMMARY).is_file():
         logger.info("Rows found in '%s'.", folder)
-    summary = RowSummary(**json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+    else:
+        _remove_leftovers(folder.parent)
+        with exclusive(_lock_path(folder)):
+            if not (folder / _SUMMARY).is_file():  # no other process made them in the meantime
+                _write(folder, studies, processor, policy, context_size, d_vocab, show_progress)
+    summary = RowSummary(**json.loads((folder / _SUMMARY).read_text(encoding="utf-8")))
     return StudyRows(Dataset.from_file(str(folder / "rows.arrow")), summary)
 
 
@@ -131,7 +143,7 @@ def _write(
     d_vocab: int,
     show_progress: bool,
 ) -> None:
-    """Write rows beside their final place and rename, so that a killed run leaves nothing half done."""
+    """Write rows into a temporary folder and rename it, so that a killed run leaves nothing half done."""
     from datasets import Features, Value
     from datasets import Sequence as SequenceFeature
     from datasets.arrow_writer import ArrowWriter
@@ -156,12 +168,25 @@ def _write(
                 writer.write({**columns, "study_id": study_id, "n_cut": n_cut})
             writer.finalize()
         summary = json.dumps(asdict(count.summary()), indent=1)
-        (unfinished / "summary.json").write_text(summary, encoding="utf-8")
-        if not (folder / "summary.json").is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            unfinished.rename(folder)
+        (unfinished / _SUMMARY).write_text(summary, encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one, without a summary
+        unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _lock_path(folder: Path) -> Path:
+    """Of the process that makes a folder of rows."""
+    return folder.parents[1] / "locks" / f"rows-{folder.name}.lock"
+
+
+def _remove_leftovers(rows_path: Path) -> None:
+    """Remove what killed processes left half written: token ids of reports, which nobody would look for there."""
+    for leftover in rows_path.glob(".*-*"):
+        key = leftover.name[1:].partition("-")[0]
+        with exclusive(_lock_path(rows_path / key), wait=False) as is_ours:
+            if is_ours:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def iterate_rows(

@@ -1,5 +1,8 @@
 """Rows as a dataset: fixed length, counted, streamed, and found again."""
 
+import os
+import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from sae_lens_maira.data.source import StudySource
-from sae_lens_maira.data.study import FileImage, Study, TokenKind
+from sae_lens_maira.data.study import SECTIONS, FileImage, Study, TokenKind
 from sae_lens_maira.errors import RowError
+from sae_lens_maira.files import exclusive
 from sae_lens_maira.maira2 import Maira2Processor
 from sae_lens_maira.maira2.adapter import Maira2StudyProcessor
 from sae_lens_maira.rows.dataset import build_rows
@@ -113,8 +117,8 @@ def test_the_description_counts_by_hand(build):
         "findings": 4,
     }
     assert build().describe() == (
-        "2 studies, 27 tokens (13.5 a study): indication 25.9%, technique 14.8%, comparison 14.8%, prior_report 14.8%, "
-        "findings 14.8%, frontal_image 7.4%, lateral_image 3.7%, prior_image 3.7%.\n"
+        "2 studies, 27 tokens (13.5 per study): indication 25.9%, technique 14.8%, comparison 14.8%, "
+        "prior_report 14.8%, findings 14.8%, frontal_image 7.4%, lateral_image 3.7%, prior_image 3.7%.\n"
         "Nothing was cut off by context_size 20; the longest row has 16 tokens."
     )
 
@@ -124,7 +128,7 @@ def test_what_is_cut_is_counted_by_hand(build):
     assert rows.dataset["n_cut"][:] == [6, 1]
     assert [len(tokens) for tokens in rows.dataset["tokens"]] == [10, 10]
     assert rows.describe() == (
-        "2 studies, 20 tokens (10.0 a study): indication 30.0%, prior_report 20.0%, comparison 15.0%, "
+        "2 studies, 20 tokens (10.0 per study): indication 30.0%, prior_report 20.0%, comparison 15.0%, "
         "technique 10.0%, frontal_image 10.0%, findings 5.0%, lateral_image 5.0%, prior_image 5.0%.\n"
         "7 tokens of 2 studies were cut off by context_size 10; 16 would fit all."
     )
@@ -202,8 +206,39 @@ def test_what_a_killed_run_left_is_not_used(build, tmp_path, n_encoded):
     (finished / "rows.arrow").rename(tmp_path / "rows.arrow")
     (finished / "summary.json").unlink()
     finished.rename(finished.with_name(f".{finished.name}-abc"))
+    other = finished.with_name(".0123456789abcdef01234567-abc")
+    other.mkdir()
     assert len(build().dataset) == 2
     assert n_encoded == [4]
+    assert [path.name for path in (tmp_path / "rows").iterdir()] == [finished.name]  # reports are in what was left
+
+
+def test_what_another_process_is_writing_is_left_alone(build, tmp_path):
+    key = "0123456789abcdef01234567"
+    busy = tmp_path / "rows" / f".{key}-abc"
+    busy.mkdir(parents=True)
+    with exclusive(tmp_path / "locks" / f"rows-{key}.lock"):
+        build()
+    assert busy.is_dir()
+
+
+def test_eight_processes_that_build_the_same_rows_make_one_good_folder(build, tmp_path):
+    for turn in range(4):
+        policy = TokenPolicy(sections=SECTIONS[: turn + 1])
+        start_at = time.monotonic() + 0.2
+        children = []
+        for _ in range(8):
+            child = os.fork()
+            if child == 0:
+                try:
+                    time.sleep(max(start_at - time.monotonic(), 0))
+                    os._exit(0 if len(build(policy=policy).dataset) == 2 else 1)
+                except BaseException:
+                    traceback.print_exc()
+                    os._exit(2)
+            children.append(child)
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+        assert len(list((tmp_path / "rows").iterdir())) == turn + 1
 
 
 def test_an_unfinished_folder_in_the_final_place_is_replaced(build, tmp_path):
