@@ -81,8 +81,8 @@ def test_missing_cut_and_foreign_files_are_one_sentence(copy, tmp_path):
     (copy / "cache.json").write_text('{"format": "other"}')
     with pytest.raises(CacheError, match="is no file of a cache"):
         ActivationCache.open(copy)
-    (copy / "cache.json").write_text('{"format": "sae-lens-maira activations", "version": 2}')
-    with pytest.raises(CacheError, match="has version 2 of the format, but this package reads version 1"):
+    (copy / "cache.json").write_text('{"format": "sae-lens-maira activations", "version": 1}')
+    with pytest.raises(CacheError, match="has version 1 of the format, but this package reads version 2"):
         ActivationCache.open(copy)
 
 
