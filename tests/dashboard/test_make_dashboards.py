@@ -325,7 +325,7 @@ def test_a_folder_with_something_else_is_not_replaced_and_a_gallery_is(small, tm
 
 def test_an_sae_of_another_model_is_refused(small, tmp_path):
     sae = make_sae(small)
-    sae.cfg.metadata.maira2 = {**sae.cfg.metadata.maira2, "weights_fingerprint": "other"}
+    sae.cfg.metadata.sae_lens_maira = {**sae.cfg.metadata.sae_lens_maira, "weights_fingerprint": "other"}
     with pytest.raises(SaeMismatch, match="trained on"):
         make_dashboards(sae, small, tmp_path / "gallery", show_progress=False)
 

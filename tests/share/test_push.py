@@ -36,7 +36,7 @@ def sae_path(tmp_path: Path) -> Path:
     sae.cfg.metadata.model_name = "microsoft/maira-2"
     sae.cfg.metadata.dataset_path = SECRET
     sae.cfg.metadata.l0 = 3.97531
-    sae.cfg.metadata.maira2 = {
+    sae.cfg.metadata.sae_lens_maira = {
         "model": "/models/maira-2",
         "revision": "795a2b1",
         "token_policy": {"image_tokens": "last"},
