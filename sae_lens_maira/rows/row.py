@@ -76,7 +76,16 @@ class CompactRow:
 
 
 def study_prompt(study: Study, text: Literal["findings", "prompt"] = "findings") -> FindingsPrompt:
-    """The prompt that asks for a study's findings; its own report is the answer unless only the prompt is wanted."""
+    """The prompt that asks for a study's findings; its own report is the answer unless only the prompt is wanted.
+
+    Raises:
+        RowError: the study has a prior report and no prior image.
+    """
+    if study.prior_report is not None and study.prior_frontal is None:
+        raise RowError(
+            f"Study '{study.study_id}' has a prior report and no prior image, and MAIRA-2 reads them together; "
+            "give the image, or leave the report out."
+        )
     return FindingsPrompt(
         frontal=study.frontal,
         lateral=study.lateral,
@@ -99,8 +108,9 @@ def encode_study(
     """
     if policy.text == "findings" and not study.findings:
         raise RowError(f"Study '{study.study_id}' has no findings; leave it out, or use TokenPolicy(text='prompt').")
+    prompt = study_prompt(study, policy.text)
     try:
-        return processor.encode(study_prompt(study, policy.text))
+        return processor.encode(prompt)
     except ValueError as error:
         raise RowError(f"Study '{study.study_id}': {error}") from error
 
