@@ -41,7 +41,11 @@ def _open(config: SourceConfig) -> StudySource:
         case "openi":
             from sae_lens_maira.data.openi import OpeniSource
 
-            return OpeniSource(config)
+            if config.missing_images == "skip":
+                return OpeniSource(config)
+            from sae_lens_maira.phantom.mesh import PhantomDrawer
+
+            return OpeniSource(config, PhantomDrawer())
         case "mimic_cxr":
             from sae_lens_maira.data.mimic_cxr import MimicCxrSource
 

@@ -6,27 +6,30 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from sae_lens_maira.data.study import Study
+from sae_lens_maira.data.study import VIEWS, Study
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-_INK, _FAINT, _PAPER = 235, 150, 18  # grey levels: a light box, not a page
+_INK, _FAINT, _PAPER = 235, 150, 18  # gray levels: a light box, not a page
 _MARGIN, _LINE = 8, 13
 
 
 def contact_sheet(studies: Iterable[Study], *, columns: int = 3, image_side: int = 150, text_lines: int = 8) -> Image:
-    """Lay `studies` out as an 8-bit grey image, `columns` a row.
+    """Lay studies out as one 8-bit gray image.
 
-    Every cell has room for three images of `image_side` pixels (frontal, lateral, prior frontal; a missing one stays
-    empty) and for `text_lines` lines of findings; text that is longer is cut with an ellipsis.
+    Args:
+        studies: to show, each in a cell with room for one image per view; a missing view stays empty.
+        columns: cells per row.
+        image_side: of each image, in pixels.
+        text_lines: lines of findings per cell; longer text is cut with an ellipsis.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     shown = list(studies)
     rows = -(-len(shown) // columns)
-    cell_width = 3 * image_side + 4 * _MARGIN
+    cell_width = len(VIEWS) * image_side + (len(VIEWS) + 1) * _MARGIN
     cell_height = image_side + (text_lines + 2) * _LINE + 2 * _MARGIN
     sheet = Image.new("L", (columns * cell_width, rows * cell_height), _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
@@ -44,8 +47,8 @@ def contact_sheet(studies: Iterable[Study], *, columns: int = 3, image_side: int
 def _draw_images(sheet: Image, draw: ImageDraw, study: Study, left: int, top: int, side: int) -> None:
     from PIL import Image, ImageOps
 
-    views = {"frontal": study.frontal, "lateral": study.lateral, "prior frontal": study.prior_frontal}
-    for column, (name, image) in enumerate(views.items()):
+    for column, view in enumerate(VIEWS):
+        image, name = study.images.get(view), view.replace("_", " ")
         corner = (left + column * (side + _MARGIN), top)
         if image is None:
             draw.rectangle((*corner, corner[0] + side - 1, corner[1] + side - 1), outline=45)

@@ -1,4 +1,4 @@
-"""Names of sections in radiology reports, and what they mean."""
+"""The names of sections in radiology reports, and the sections that they stand for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PATTERNS: dict[str, str] = {
     "addendum": r"(?:FINAL )?ADDEND(?:UM|A)(?: (?:REPORT|TO))?",
 }
 _COMPILED = {kind: re.compile(pattern) for kind, pattern in _PATTERNS.items()}
-_OFTEN_MISSPELT = {
+_OFTEN_MISSPELLED = {
     "FINDINGS": "findings",
     "IMPRESSION": "impression",
     "CONCLUSION": "impression",
@@ -52,17 +52,17 @@ MAIN_NAMES = (
     r"|COMPARISONS?|FINDINGS(?: AND IMPRESSION| ?/ ?IMPRESSION)?|IMPRESSION|CONCLUSION|NOTIFICATION"
     r"|RECOMMENDATION(?:S|\(S\))?"
 )
-"""A regular expression of names that are headings inside a line too, if they are in capitals and have a colon."""
+"""A regular expression for names that are headings even inside a line, if they are in capitals and have a colon."""
 
 EXAMINATION_WORDS = re.compile(r"\b(?:CHEST|VIEWS?|RADIOGRAPHS?|PORTABLE|PA|AP|LATERAL|FRONTAL|X-?RAYS?|FILMS?)\b")
-"""Words of a heading that names the examination, such as ``CHEST, TWO VIEWS``."""
+"""Words by which a heading names the examination, such as ``CHEST, TWO VIEWS``."""
 
 
 def classify(name: str) -> str | None:
-    """The section that a heading's name stands for, a field of `ReportSections`; None for any other name.
+    """The section that a heading's name stands for, as a field of ``ReportSections``; None for any other name.
 
-    Joined names (``FINDINGS AND IMPRESSION``, ``EXAM/TECHNIQUE``) stand for the first of them that is findings, or for
-    the first. A misspelt name counts if it is one word in capitals.
+    Joined names (``FINDINGS AND IMPRESSION``, ``EXAM/TECHNIQUE``) stand for the findings if they name them, or else for
+    the first of them. A misspelled name counts if it is one word in capitals.
     """
     plain = " ".join(re.sub(r"[^A-Z/&]", " ", name.upper().replace("(S)", "S")).replace("/", " / ").split())
     kind = _exact(plain.replace(" / ", " "))
@@ -73,8 +73,8 @@ def classify(name: str) -> str | None:
     if len(parts) > 1 and all(kinds):
         return "findings" if "findings" in kinds else kinds[0]
     if name.isupper() and len(plain) > 6 and plain.isalpha():
-        close = difflib.get_close_matches(plain, _OFTEN_MISSPELT, n=1, cutoff=0.82)
-        return _OFTEN_MISSPELT[close[0]] if close else None
+        close = difflib.get_close_matches(plain, _OFTEN_MISSPELLED, n=1, cutoff=0.82)
+        return _OFTEN_MISSPELLED[close[0]] if close else None
     return None
 
 

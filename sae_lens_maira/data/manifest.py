@@ -1,4 +1,4 @@
-"""Studies of your own, from a table: CSV, JSON lines or Parquet, one study a row.
+"""Studies of your own, from a table: CSV, JSON lines or Parquet, one study per row.
 
 ======================  ================================================================================
 column
@@ -8,7 +8,7 @@ frontal                 required: path of the current frontal image (PNG, JPEG, 
 patient_id              the study's own id if missing
 lateral, prior_frontal  paths of further images
 indication, technique, comparison, prior_report, findings
-                        texts
+                        texts; a ``prior_report`` needs a ``prior_frontal``
 view                    ``PA`` or ``AP``
 acquired_at             date and time, as ISO 8601: ``2024-05-31T10:15:00``
 labels                  an object from concept to ``present``, ``uncertain`` or ``absent``, or to such a word and how
@@ -19,9 +19,9 @@ shareable               ``true`` if images and text may leave the machine; other
 
 Paths are relative to the table. Images are opened when they are needed.
 
-PadChest-GR comes as one JSON record a study with a list of findings, each an English sentence, labels, and boxes where
-it can be seen. Join the sentences to ``findings``, let ``labels`` hold each label as present, name the image in
-``frontal``, and write one line a study. Boxes have no column: training reads none.
+PadChest-GR has one JSON record per study with a list of findings: each an English sentence, its labels, and boxes that
+show where it can be seen. Join the sentences to ``findings``, let ``labels`` hold each label as present, name the image
+in ``frontal``, and write one line per study. Boxes have no column, because training reads none.
 """
 
 from __future__ import annotations
@@ -35,16 +35,14 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from sae_lens_maira.data.source import StudySource
-from sae_lens_maira.data.study import Change, FileImage, Label, Presence, Study
+from sae_lens_maira.data.study import SECTIONS, VIEWS, Change, FileImage, Label, Presence, Study, View
 from sae_lens_maira.errors import ManifestError
 
-_IMAGES = ("frontal", "lateral", "prior_frontal")
-_TEXTS = ("indication", "technique", "comparison", "prior_report", "findings")
-_COLUMNS = {"study_id", "patient_id", "view", "acquired_at", "labels", "shareable", *_IMAGES, *_TEXTS}
+_COLUMNS = {"study_id", "patient_id", "view", "acquired_at", "labels", "shareable", *VIEWS, *SECTIONS}
 
 
 class ManifestSource(StudySource):
-    """The studies of a table. Its content is the table's and the size of every image.
+    """The studies of a table. Its content hash covers the table and the size of every image.
 
     Raises:
         ManifestError: as :func:`read_manifest`.
@@ -54,8 +52,7 @@ class ManifestSource(StudySource):
         self._studies = read_manifest(path)
         digest = hashlib.sha256(path.read_bytes())
         for study in self._studies:
-            images = (study.frontal, study.lateral, study.prior_frontal)
-            sizes = [image.path.stat().st_size for image in images if isinstance(image, FileImage)]
+            sizes = [image.path.stat().st_size for image in study.images.values() if isinstance(image, FileImage)]
             digest.update(json.dumps(sizes).encode())
         description = {"kind": "manifest", "path": path.name, "options": {}, "n_studies": len(self._studies)}
         super().__init__({**description, "content": digest.hexdigest()})
@@ -140,12 +137,16 @@ def _study(values: Mapping[str, Any], path: Path, where: str) -> Study:
     for name in ("study_id", "frontal"):
         if name not in given:
             raise ManifestError(f"{where}: {name} is missing.")
-    images: dict[str, FileImage | None] = {}
-    for name in _IMAGES:
+    images: dict[View, FileImage | None] = {}
+    for name in VIEWS:
         image_path = path.parent / given[name] if name in given else None
         if image_path is not None and not image_path.is_file():
             raise ManifestError(f"{where}: the {name} image '{image_path}' does not exist.")
         images[name] = None if image_path is None else FileImage(image_path)
+    if "prior_report" in given and images["prior_frontal"] is None:
+        raise ManifestError(
+            f"{where}: a prior report needs a prior frontal image; give prior_frontal, or leave prior_report empty."
+        )
     view = given.get("view")
     if view not in (None, "PA", "AP"):
         raise ManifestError(f"{where}: view is '{view}', not PA or AP.")
@@ -155,25 +156,22 @@ def _study(values: Mapping[str, Any], path: Path, where: str) -> Study:
         acquired_at = datetime.fromisoformat(given["acquired_at"]) if "acquired_at" in given else None
     except ValueError as error:
         raise ManifestError(f"{where}: acquired_at is '{given['acquired_at']}', not as 2024-05-31T10:15:00.") from error
-    try:
-        return Study(
-            study_id=given["study_id"],
-            patient_id=given.get("patient_id", given["study_id"]),
-            frontal=frontal,
-            lateral=images["lateral"],
-            prior_frontal=images["prior_frontal"],
-            indication=given.get("indication"),
-            technique=given.get("technique"),
-            comparison=given.get("comparison"),
-            prior_report=given.get("prior_report"),
-            findings=given.get("findings"),
-            labels=labels,
-            acquired_at=acquired_at,
-            view=cast(Literal["PA", "AP"] | None, view),
-            shareable=given.get("shareable", "").lower() in {"true", "1", "yes"},
-        )
-    except ValueError as error:
-        raise ManifestError(f"{where}: {error}") from error
+    return Study(
+        study_id=given["study_id"],
+        patient_id=given.get("patient_id", given["study_id"]),
+        frontal=frontal,
+        lateral=images["lateral"],
+        prior_frontal=images["prior_frontal"],
+        indication=given.get("indication"),
+        technique=given.get("technique"),
+        comparison=given.get("comparison"),
+        prior_report=given.get("prior_report"),
+        findings=given.get("findings"),
+        labels=labels,
+        acquired_at=acquired_at,
+        view=cast(Literal["PA", "AP"] | None, view),
+        shareable=given.get("shareable", "").lower() in {"true", "1", "yes"},
+    )
 
 
 def _labels(value: object, where: str) -> dict[str, Label]:

@@ -4,15 +4,15 @@
     PATH/files/p10/p10000032/s50414267/<dicom_id>.jpg
     REPORTS/files/p10/p10000032/s50414267.txt          or mimic-cxr-reports.zip, which is read in place
 
-1. The frontal image is a PA view, or else an AP view; the lateral one is there if the study has one. Of several, the
-   one whose id comes first. A part of the images is enough: what is not on disk is left out.
-2. The prior is the newest earlier study of the patient with a frontal image. Its report's findings and impression are
-   the prior report.
-3. Sections come from the free text (see `sections.py`). A study without findings cannot be used, unless
-   ``missing_findings: substitute`` takes the untitled body or the impression in their place.
+1. The frontal image is a PA view, or else an AP view; there is a lateral image if the study has one. Of several images
+   with the same view the one with the first id is taken. Images that are not on disk are left out.
+2. The prior is the newest earlier study of the patient that has a frontal image. The findings and impression of its
+   report are the prior report.
+3. Sections come from the free text (see ``sections.py``). A study without findings cannot be used, unless
+   ``missing_findings: substitute`` takes the untitled body or the impression instead.
 
-Opening the source reads every report once, to know which studies can be used; texts are read again when a study is
-asked for, and none is kept. The data use agreement forbids passing anything on: no study is ever shareable.
+Opening the source reads every report once, to find the studies that can be used. Texts are not kept, and are read again
+when a study is asked for. The data use agreement forbids passing anything on, so no study is ever shareable.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from zipfile import BadZipFile, ZipFile
 
 from tqdm.auto import tqdm
 
-from sae_lens_maira.data.mimic_tables import ImageRow, StudyRows, find_table, read_labels, read_metadata, read_split
+from sae_lens_maira.data.mimic_tables import ImageRow, ListedStudy, find_table, read_labels, read_metadata, read_split
 from sae_lens_maira.data.sections import ReportSections, parse_sections
 from sae_lens_maira.data.source import SourceConfig, StudySource
 from sae_lens_maira.data.study import FileImage, Label, Study
@@ -41,12 +41,12 @@ from sae_lens_maira.errors import SourceError
 logger = logging.getLogger(__name__)
 
 _ZIP = "mimic-cxr-reports.zip"
-_N_READERS = 16  # threads that wait for a disk or a network while studies are looked through
+_N_READERS = 16  # threads that read reports and file sizes; most of their time is spent waiting for the disk
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """What is known of a study without its texts."""
+    """A study without its texts."""
 
     subject_id: str
     study_id: str
@@ -54,13 +54,13 @@ class _Entry:
     frontal: ImageRow | None
     lateral: ImageRow | None
     digest: str
-    """Of the report's text and the images' names and sizes."""
+    """Hash of the report's text and the images' names and sizes."""
     reason: str | None
-    """Why it cannot be used."""
+    """Why it cannot be used; None if it can."""
 
 
 class MimicCxrSource(StudySource):
-    """MIMIC-CXR's studies, by patient and time.
+    """MIMIC-CXR's studies, ordered by patient and time.
 
     Args:
         config: of kind ``mimic_cxr``.
@@ -119,7 +119,7 @@ class MimicCxrSource(StudySource):
             indication=sections.indication,
             technique=sections.technique,
             comparison=sections.comparison,
-            prior_report=None if prior is None else _told(self._sections(prior)),
+            prior_report=None if prior is None else _prior_report(self._sections(prior)),
             findings=self._findings(sections),
             labels=self._labels.get(entry.study_id, {}),
             view=entry.frontal.view,
@@ -127,17 +127,17 @@ class MimicCxrSource(StudySource):
             shareable=False,
         )
 
-    def _sections(self, study: _Entry | StudyRows) -> ReportSections:
+    def _sections(self, study: _Entry | ListedStudy) -> ReportSections:
         text = self._reports.read(study.subject_id, study.study_id)
         return ReportSections() if text is None else parse_sections(text)
 
     def _findings(self, sections: ReportSections) -> str | None:
         return sections.findings or (sections.substitute if self._substitutes else None)
 
-    def _image_path(self, study: _Entry | StudyRows, image: ImageRow) -> Path:
+    def _image_path(self, study: _Entry | ListedStudy, image: ImageRow) -> Path:
         return self._images / _patient_folder(study.subject_id) / f"s{study.study_id}" / f"{image.dicom_id}.jpg"
 
-    def _examine(self, study: StudyRows) -> _Entry:
+    def _examine(self, study: ListedStudy) -> _Entry:
         sizes = {image: size for image in study.images if (size := self._size(study, image)) is not None}
         frontal, lateral = choose(sizes, ("PA", "AP")), choose(sizes, ("lateral",))
         text = self._reports.read(study.subject_id, study.study_id)
@@ -155,7 +155,7 @@ class MimicCxrSource(StudySource):
         digest = hashlib.sha256(json.dumps([known, shown]).encode()).hexdigest()
         return _Entry(study.subject_id, study.study_id, study.acquired_at, frontal, lateral, digest, reason)
 
-    def _size(self, study: StudyRows, image: ImageRow) -> int | None:
+    def _size(self, study: ListedStudy, image: ImageRow) -> int | None:
         if image.view is None:
             return None
         try:
@@ -179,7 +179,7 @@ class ReportFolder:
 
 
 class ReportZip:
-    """Reports inside ``mimic-cxr-reports.zip``. A copy in another process opens the archive anew."""
+    """Reports inside ``mimic-cxr-reports.zip``. A copy in another process opens the archive again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -192,13 +192,13 @@ class ReportZip:
         """The archive.
 
         Raises:
-            SourceError: it is broken.
+            SourceError: it cannot be read.
         """
         if self._zip is None:
             try:
                 self._zip = ZipFile(self._path)
             except (BadZipFile, OSError) as error:
-                raise SourceError(f"'{self._path}' is no whole zip archive ({error}).") from error
+                raise SourceError(f"'{self._path}' is not a complete zip archive ({error}).") from error
         return self._zip
 
     def read(self, subject_id: str, study_id: str) -> str | None:
@@ -211,7 +211,7 @@ class ReportZip:
 
 
 def open_reports(images_path: Path, path: Path | None) -> ReportFolder | ReportZip:
-    """The reports at a path, or beside the images.
+    """The reports at a path, or beside the images if no path is given.
 
     Raises:
         SourceError: there are none.
@@ -227,20 +227,20 @@ def open_reports(images_path: Path, path: Path | None) -> ReportFolder | ReportZ
 
 
 def choose(images: Iterable[ImageRow], views: Sequence[Literal["PA", "AP", "lateral"]]) -> ImageRow | None:
-    """The image with the first of some views; of several, the one whose id comes first."""
+    """The image with the earliest of some views; of several, the one with the first id."""
     shown = [image for image in images if image.view in views]
     return min(shown, key=lambda image: (views.index(image.view or "PA"), image.dicom_id), default=None)
 
 
-def _in_threads(function: Callable[[StudyRows], _Entry], rows: Sequence[StudyRows]) -> Iterator[_Entry]:
-    """Results in order; a few thousand studies at a time, as a pool remembers all that it was ever given."""
+def _in_threads(function: Callable[[ListedStudy], _Entry], rows: Sequence[ListedStudy]) -> Iterator[_Entry]:
+    """Results in order. Studies are submitted in chunks, because a pool holds everything submitted in memory."""
     with ThreadPoolExecutor(_N_READERS) as pool:
         for start in range(0, len(rows), 4096):
             yield from pool.map(function, rows[start : start + 4096])
 
 
 def _with_priors(entries: Sequence[_Entry]) -> Iterator[tuple[_Entry, _Entry | None]]:
-    """Studies, which are in order of patient and time, with the newest earlier study of the patient with a frontal."""
+    """Studies, which are ordered by patient and time, each with its prior or None."""
     for _, patient in groupby(entries, key=lambda entry: entry.subject_id):
         studies = list(patient)
         for study in studies:
@@ -253,8 +253,8 @@ def _can_be_prior(other: _Entry, study: _Entry) -> bool:
     return other.acquired_at < study.acquired_at
 
 
-def _told(sections: ReportSections) -> str | None:
-    """What a report says: findings (or the untitled body) and impression."""
+def _prior_report(sections: ReportSections) -> str | None:
+    """The findings (or else the untitled body) and the impression of a report."""
     said = [sections.findings or sections.untitled, sections.impression]
     return " ".join(text for text in said if text) or None
 
@@ -264,11 +264,11 @@ def _patient_folder(subject_id: str) -> str:
 
 
 def _tree(path: Path, what: str) -> Path:
-    """The folder that holds ``p10`` and the like: the given one, or ``files`` in it."""
+    """The folder that holds ``p10`` and so on: ``files`` in the given folder, or the given folder itself."""
     for folder in (path / "files", path):
         if folder.is_dir() and next(folder.glob("p[0-9]*"), None) is not None:
             return folder
-    raise SourceError(f"'{path}' does not hold {what}: there is no folder files/p10 or the like in it.")
+    raise SourceError(f"'{path}' does not hold {what}: it has no folder such as files/p10.")
 
 
 def _need_table(folder: Path, name: str) -> Path:

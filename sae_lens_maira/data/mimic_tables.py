@@ -1,13 +1,13 @@
 """MIMIC-CXR-JPG's tables, as PhysioNet names them: metadata, split and labels, compressed or not.
 
 ``mimic-cxr-2.0.0-metadata.csv``
-    an image a row: ``dicom_id, subject_id, study_id, ViewPosition, StudyDate`` (YYYYMMDD), ``StudyTime`` (HHMMSS.mmm,
-    leading zeros missing), ...
+    one image per row: ``dicom_id, subject_id, study_id, ViewPosition, StudyDate`` (YYYYMMDD), ``StudyTime``
+    (HHMMSS.mmm without leading zeros), ...
 ``mimic-cxr-2.0.0-split.csv``
-    an image a row: ``dicom_id, study_id, subject_id, split``
+    one image per row: ``dicom_id, study_id, subject_id, split``
 ``mimic-cxr-2.0.0-chexpert.csv``, ``mimic-cxr-2.0.0-negbio.csv``
-    a study a row: ``subject_id, study_id``, and a column a finding: 1 present, 0 absent, -1 uncertain, empty if the
-    report does not mention it
+    one study per row: ``subject_id, study_id``, and one column per finding: 1 present, 0 absent, -1 uncertain, empty if
+    the report does not mention it
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Literal
 from sae_lens_maira.data.study import Label
 from sae_lens_maira.errors import SourceError
 
-View = Literal["PA", "AP", "lateral"]
-_VIEWS: dict[str, View] = {
+ViewPosition = Literal["PA", "AP", "lateral"]
+_VIEW_POSITIONS: dict[str, ViewPosition] = {
     "PA": "PA",
     "AP": "AP",
     "LATERAL": "lateral",
@@ -41,14 +41,14 @@ _DICOM_ID = re.compile(r"[0-9A-Za-z-]+")
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """One image of the metadata table; `view` is None for any other projection than these three."""
+    """One image of the metadata table; ``view`` is None for any projection other than these three."""
 
     dicom_id: str
-    view: View | None
+    view: ViewPosition | None
 
 
 @dataclass(slots=True)
-class StudyRows:
+class ListedStudy:
     """One study of the metadata table."""
 
     subject_id: str
@@ -80,23 +80,23 @@ def read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
         raise SourceError(f"'{path}' cannot be read as a table ({error}).") from error
 
 
-def read_metadata(path: Path) -> list[StudyRows]:
-    """All studies, by patient and time.
+def read_metadata(path: Path) -> list[ListedStudy]:
+    """All studies, ordered by patient and time.
 
     Raises:
         SourceError: the table is malformed, or an id could lead out of the folder.
     """
-    studies: dict[str, StudyRows] = {}
+    studies: dict[str, ListedStudy] = {}
     needed = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime")
     for row in read_table(path, needed):
         subject_id, study_id, dicom_id = row["subject_id"], row["study_id"], row["dicom_id"]
         if not (_ID.fullmatch(subject_id) and _ID.fullmatch(study_id) and _DICOM_ID.fullmatch(dicom_id)):
-            raise SourceError(f"'{path}' holds an id that is none: {subject_id!r}, {study_id!r}, {dicom_id!r}.")
+            raise SourceError(f"'{path}' holds a malformed id: {subject_id!r}, {study_id!r}, {dicom_id!r}.")
         if study_id not in studies:
             acquired_at = parse_time(row["StudyDate"], row["StudyTime"])
-            studies[study_id] = StudyRows(subject_id, study_id, acquired_at, [])
+            studies[study_id] = ListedStudy(subject_id, study_id, acquired_at, [])
         position = row["ViewPosition"] or row.get("ViewCodeSequence_CodeMeaning") or ""
-        studies[study_id].images.append(ImageRow(dicom_id, _VIEWS.get(position.strip().upper())))
+        studies[study_id].images.append(ImageRow(dicom_id, _VIEW_POSITIONS.get(position.strip().upper())))
     return sorted(
         studies.values(), key=lambda study: (study.subject_id, study.acquired_at or datetime.min, study.study_id)
     )
@@ -108,10 +108,10 @@ def read_split(path: Path, split: str) -> set[str]:
 
 
 def read_labels(path: Path) -> dict[str, dict[str, Label]]:
-    """What each study's report says of each finding; findings that it does not mention are left out.
+    """The labels of each study's report; findings that it does not mention are left out.
 
     Raises:
-        SourceError: a value is none of 1, 0, -1 and empty.
+        SourceError: a value is not 1, 0, -1 or empty.
     """
     return {row["study_id"]: _labels(row, path) for row in read_table(path, ("study_id",))}
 

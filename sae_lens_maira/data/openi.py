@@ -1,14 +1,14 @@
 """Open-i: Indiana University's collection of chest X-rays (Demner-Fushman et al. 2016), as a source.
 
-Reports are XML files (see `openi_reports.py`), images PNG files named after the ids in the reports (`openi_images.py`).
-Open-i does not say which image is frontal: the first one of a report is taken for it and the second one for the
-lateral, unless there is a table ``indiana_projections.csv`` (columns ``filename`` and ``projection``, ``Frontal`` or
-``Lateral``) beside the images. There are no priors. ``missing_images: phantom`` draws a report's MeSH tags where there
-is no image (see `mesh.py`), so that real language can be used without a download.
+Reports are XML files (see ``openi_reports.py``); images are PNG files named after the ids in the reports (see
+``openi_images.py``). Open-i does not say which image is frontal: the first image of a report is taken as frontal and
+the second as lateral, unless a table ``indiana_projections.csv`` (columns ``filename`` and ``projection``, ``Frontal``
+or ``Lateral``) lies beside the images. There are no priors. With ``missing_images: phantom`` an :class:`ImageDrawer`
+draws the MeSH tags of a report that has no image, so that real language can be used without a download.
 
-The collection's licence is CC BY-NC-ND 4.0: it may be passed on unchanged, with attribution and not for profit. A
-dashboard or an SAE's examples are excerpts, which the licence may not cover, and whether a use is commercial only its
-user knows; so studies are not shareable unless ``shareable: true`` says so.
+The collection's license is CC BY-NC-ND 4.0: it may be passed on unchanged, with attribution and not for profit. A
+dashboard or an SAE's examples are excerpts, which the license may not cover, and only its user knows whether a use is
+commercial; so studies are not shareable unless ``shareable: true`` says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from sae_lens_maira.data.openi_images import find_images, image_key
 from sae_lens_maira.data.openi_reports import (
@@ -36,17 +36,29 @@ from sae_lens_maira.errors import SourceError
 _PROJECTIONS = "indiana_projections.csv"
 
 
+class ImageDrawer(Protocol):
+    """Draws what a report's tags say. It is picklable, as part of a source."""
+
+    @property
+    def version(self) -> str:
+        """Part of the source's content hash: drawings of the same version are the same."""
+        ...
+
+    def draw(self, report: OpeniReport, view: Literal["frontal", "lateral"]) -> LazyImage: ...
+
+
 class OpeniSource(StudySource):
-    """Open-i's studies, by the number of their report.
+    """Open-i's studies, in the order of their reports' numbers.
 
     Args:
         config: of kind ``openi``.
+        drawer: draws the studies without images; without a drawer they are left out.
 
     Raises:
         SourceError: reports or images are missing or malformed.
     """
 
-    def __init__(self, config: SourceConfig) -> None:
+    def __init__(self, config: SourceConfig, drawer: ImageDrawer | None = None) -> None:
         path = packaged_reports() if config.path is None else Path(config.path)
         digest = hashlib.sha256()
         reports: list[OpeniReport] = []
@@ -59,11 +71,9 @@ class OpeniSource(StudySource):
         self._laterals = None if folder is None else _laterals(folder)
         for key, (_, n_bytes) in sorted(self._images.items()):
             digest.update(json.dumps([key, n_bytes, key in (self._laterals or ())]).encode())
-        self._draws = config.missing_images == "phantom"
-        if self._draws:
-            from sae_lens_maira.phantom.source import generator_hash
-
-            digest.update(generator_hash().encode())
+        self._drawer = drawer
+        if drawer is not None:
+            digest.update(drawer.version.encode())
         self._substitutes = config.missing_findings == "substitute"
         self._shareable = config.shareable
 
@@ -82,8 +92,6 @@ class OpeniSource(StudySource):
         return len(self._reports)
 
     def study(self, index: int) -> Study:
-        from sae_lens_maira.phantom.mesh import mesh_labels
-
         report = self._reports[index]
         frontal, lateral = self._views(report)
         assert frontal is not None
@@ -95,7 +103,7 @@ class OpeniSource(StudySource):
             indication=report.indication,
             comparison=report.comparison,
             findings=self._findings(report),
-            labels=mesh_labels(report.major, report.automatic),
+            labels=report.labels,
             view=_view(report.caption or ""),
             shareable=self._shareable,
         )
@@ -103,7 +111,7 @@ class OpeniSource(StudySource):
     def _unusable(self, report: OpeniReport) -> str | None:
         if self._findings(report) is None:
             return "no findings"
-        if self._draws or self._files(report)[0] is not None:
+        if self._drawer is not None or self._files(report)[0] is not None:
             return None
         return "no frontal image"
 
@@ -122,16 +130,10 @@ class OpeniSource(StudySource):
 
     def _views(self, report: OpeniReport) -> tuple[LazyImage | None, LazyImage | None]:
         frontal, lateral = self._files(report)
-        if frontal is not None or not self._draws:
+        if frontal is not None or self._drawer is None:
             return frontal, lateral
-        from sae_lens_maira.phantom.mesh import phantom_image, phantom_state
-
-        state = phantom_state(report.report_id, report.major, report.automatic)
         has_lateral = len(report.image_ids) > 1
-        return (
-            phantom_image(report.report_id, state, "frontal"),
-            phantom_image(report.report_id, state, "lateral") if has_lateral else None,
-        )
+        return self._drawer.draw(report, "frontal"), self._drawer.draw(report, "lateral") if has_lateral else None
 
 
 def _laterals(path: Path) -> set[str] | None:

@@ -1,15 +1,15 @@
-"""Open-i's images: PNG files in a folder, in a ``.tar`` that is read where it lies, or in a ``.tgz``, as published.
+"""Open-i's images: PNG files in a folder, in a ``.tar`` that is read in place, or in a ``.tgz``, as published.
 
 A compressed archive cannot be read image by image, so the images that reports name are unpacked once:
 
-1. The archive's name, size and time of change give a folder ``openi-images/<hash>`` in the package's cache.
-2. One pass over the archive writes each image under a temporary name and renames it; images that are there already,
-   from a pass that was interrupted, are left as they are.
-3. The archive is read to its end, which checks its checksum. Then ``unpacked.json`` says which image is which file; the
-   archive is read again only when an image is named that this file does not list, or when a listed file is gone.
+1. The archive's name, size and modification time give a folder ``openi-images/<hash>`` in the package's cache.
+2. One pass over the archive writes each image under a temporary name and renames it. Images from an earlier,
+   interrupted pass are kept.
+3. The archive is read to its end, which verifies its checksum. Then ``unpacked.json`` says which file holds which
+   image. The archive is read again only for images that ``unpacked.json`` does not list or whose file is gone.
 
-The archive comes from elsewhere: only plain files inside it are written, under the names that reports give, and none
-larger than an image can be.
+The archive comes from elsewhere, so only regular files are written, under names that reports give, and none that is
+larger than any image.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _MARKER = "unpacked.json"
 
 @dataclass(frozen=True, slots=True)
 class TarImage:
-    """An image inside an uncompressed archive, read where it lies."""
+    """An image inside an uncompressed archive, read in place."""
 
     path: Path
     offset: int
@@ -66,7 +66,7 @@ class TarImage:
 
 
 def image_key(name: str) -> str:
-    """What identifies an image: ``CXR1_1_IM-0001-3001.png`` and ``1_IM-0001-3001.dcm.png`` are the same one."""
+    """What identifies an image: ``CXR1_1_IM-0001-3001.png`` and ``1_IM-0001-3001.dcm.png`` are the same image."""
     match = _IMAGE_KEY.search(name)
     return match[0].rstrip("-") if match else Path(name).stem
 
@@ -75,11 +75,11 @@ def find_images(path: Path, keys: Collection[str]) -> dict[str, tuple[LazyImage,
     """Images and their sizes in bytes, by key.
 
     Args:
-        path: a folder, a ``.tar``, or a ``.tgz``, whose images are unpacked into the cache if they are not there.
-        keys: of the images that are looked for; see :func:`image_key`.
+        path: a folder, a ``.tar``, or a ``.tgz``, whose images are unpacked into the cache unless they are there.
+        keys: of the images to find; see :func:`image_key`.
 
     Raises:
-        SourceError: there is nothing at the path, or it is no whole archive.
+        SourceError: the path does not exist, or is not a complete archive.
     """
     if path.is_dir():
         files = (file for file in sorted(path.rglob("*")) if _is_image(file.name, keys) and file.is_file())
@@ -106,7 +106,7 @@ def _is_image(name: str, keys: Collection[str]) -> bool:
 
 
 def _unpacked(archive: Path, keys: Collection[str]) -> dict[str, Path]:
-    """Files of a compressed archive's images, by key, unpacked now or earlier."""
+    """The unpacked images of a compressed archive, by key; those that are missing are unpacked now."""
     status = archive.stat()
     identity = json.dumps([archive.name, status.st_size, status.st_mtime_ns])
     folder = default_cache_path() / "openi-images" / hashlib.sha256(identity.encode()).hexdigest()[:24]
@@ -131,7 +131,7 @@ def _unpacked(archive: Path, keys: Collection[str]) -> dict[str, Path]:
 
 
 def _unpack(archive: Path, folder: Path, keys: Collection[str]) -> dict[str, str]:
-    """Write the images that are not there yet; gives the file names of all, by key."""
+    """Write the images that are missing; returns the file names of all images, by key."""
     found: dict[str, str] = {}
 
     def is_missing(name: str, n_bytes: int) -> bool:
@@ -147,8 +147,8 @@ def _unpack(archive: Path, folder: Path, keys: Collection[str]) -> dict[str, str
         for name, content in _read_members(archive, is_missing):
             _write(folder / found[image_key(name)], content)
     except _DamagedError as error:
-        shutil.rmtree(folder, ignore_errors=True)  # what came out of it cannot be trusted
-        raise SourceError(f"'{archive}' is no whole .tgz of images ({error}); get it again.") from error
+        shutil.rmtree(folder, ignore_errors=True)  # files from a damaged archive may be damaged too
+        raise SourceError(f"'{archive}' is not a complete .tgz of images ({error}); download it again.") from error
     return found
 
 
@@ -157,13 +157,13 @@ class _DamagedError(Exception):
 
 
 def _read_members(archive: Path, is_wanted: Callable[[str, int], bool]) -> Iterator[tuple[str, bytes]]:
-    """Last parts of the names, and contents, of a compressed archive's plain files, in one pass to its very end.
+    """File names and contents of a compressed archive's regular files, in one pass to its very end.
 
-    Files that lie outside of the archive's own folder (``../x``, ``/x``) are passed over.
+    Files whose path leads out of the archive (``../x``, ``/x``) are skipped.
 
     Args:
         archive: compressed with gzip.
-        is_wanted: of a name and a size in bytes; other files are not given.
+        is_wanted: says by name and size in bytes which files to yield.
     """
     size = archive.stat().st_size
     try:
@@ -189,7 +189,7 @@ def _read_members(archive: Path, is_wanted: Callable[[str, int], bool]) -> Itera
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write beside the final place and rename, so that no file is ever there in part."""
+    """Write under a temporary name and rename, so that no partial file is ever seen."""
     temporary = path.with_name(f".{path.name}-{uuid4().hex}.part")
     try:
         temporary.write_bytes(content)

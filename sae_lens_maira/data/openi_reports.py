@@ -1,11 +1,11 @@
 """Open-i's reports: one XML file each, from a folder or from an archive that is read in place, never unpacked.
 
-The format: ``AbstractText`` elements labelled COMPARISON, INDICATION, FINDINGS and IMPRESSION; MeSH tags, the ``major``
-ones given by people (``Pleural Effusion/left/small``) and the ``automatic`` ones by a program; and one ``parentImage``
-an image, whose id is the image's file name.
+The format: ``AbstractText`` elements labeled COMPARISON, INDICATION, FINDINGS and IMPRESSION; MeSH tags, the ``major``
+ones given by people and the ``automatic`` ones by a program; and one ``parentImage`` per image, whose id is the image's
+file name. A tag is a heading and its qualifiers: ``Pleural Effusion/left/small``.
 
-The files come from elsewhere, so they are read with care: no document type and hence no entity is accepted, and nothing
-larger than a report can be.
+The files come from elsewhere, so they are read with care: document types, and hence entities, are refused, and so are
+files that are larger than any report.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from sae_lens_maira.data.study import Label
 from sae_lens_maira.errors import SourceError
 
 _LARGEST_REPORT = 1 << 20
 _SECTIONS = ("indication", "comparison", "findings", "impression")
+_UNINDEXED = "No Indexing"
 
 
 @dataclass(frozen=True, slots=True)
 class OpeniReport:
-    """One report. Texts are stripped and have single spaces; an empty section is None."""
+    """One report. Runs of white space in its texts are single spaces; an empty section is None."""
 
     report_id: str
     indication: str | None
@@ -40,7 +42,20 @@ class OpeniReport:
     image_ids: tuple[str, ...]
     """In the report's order; a file name without its ending."""
     caption: str | None
-    licence: str | None
+    license: str | None
+
+    @property
+    def labels(self) -> dict[str, Label]:
+        """Every major tag and its heading, and every automatic tag as ``automatic/tag``.
+
+        All of them are present: tags say what is there, and never what is not.
+        """
+        names: list[str] = []
+        for tag in self.major:
+            if tag != _UNINDEXED:
+                names += [tag.split("/")[0].strip(), tag]
+        names += [f"automatic/{tag}" for tag in self.automatic]
+        return dict.fromkeys(names, Label("present"))
 
 
 def packaged_reports() -> Path:
@@ -63,7 +78,7 @@ def read_reports(path: Path) -> Iterator[tuple[str, bytes]]:
     """Names and contents of all XML files of a folder or an archive (``.tgz``, ``.tar``), in no particular order.
 
     Raises:
-        SourceError: there is no such folder or archive, or a file is larger than a report can be.
+        SourceError: there is no such folder or archive, or a file is larger than any report.
     """
     if path.is_dir():
         for file in sorted(path.rglob("*.xml")):
@@ -80,20 +95,20 @@ def read_reports(path: Path) -> Iterator[tuple[str, bytes]]:
                     _check_size(member.name, member.size, path)
                     yield Path(member.name).name, file.read()
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise SourceError(f"'{path}' is no whole archive of Open-i reports ({error}).") from error
+        raise SourceError(f"'{path}' is not a complete archive of Open-i reports ({error}).") from error
 
 
 def parse_openi_report(xml: bytes, name: str = "report") -> OpeniReport:
     """Parse one report's XML.
 
     Raises:
-        SourceError: it is no XML, declares a document type, or is no Open-i report.
+        SourceError: it is not XML, declares a document type, or is not an Open-i report.
     """
     root = _parse(xml, name)
     identity = root.find("uId")
     report_id = None if identity is None else identity.get("id")
     if not report_id:
-        raise SourceError(f"'{name}' is no Open-i report: it has no uId.")
+        raise SourceError(f"'{name}' is not an Open-i report: it has no uId.")
     sections: dict[str, str] = {}
     for element in root.iter("AbstractText"):
         label, text = element.get("Label", "").lower(), _text(element)
@@ -107,12 +122,12 @@ def parse_openi_report(xml: bytes, name: str = "report") -> OpeniReport:
         automatic=_texts(root, "automatic"),
         image_ids=tuple(element.get("id", "") for element in images),
         caption=next((text for element in root.iter("caption") if (text := _text(element))), None),
-        licence=next((text for element in root.iter("licenseURL") if (text := _text(element))), None),
+        license=next((text for element in root.iter("licenseURL") if (text := _text(element))), None),
     )
 
 
 def report_number(report: OpeniReport) -> tuple[int, str]:
-    """What reports are ordered by: the number in their id."""
+    """The key by which reports are ordered: the number in their id."""
     digits = re.search(r"\d+", report.report_id)
     return int(digits[0]) if digits else 0, report.report_id
 

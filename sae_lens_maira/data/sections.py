@@ -1,15 +1,15 @@
 """Sections of a free-text radiology report, such as those of MIMIC-CXR.
 
 1. Banners (``FINAL REPORT``, ``WET READ``, ``ADDENDUM``) and lines of underscores split a report into parts. Headings
-   count in the final part; a preliminary reading or an addendum beside a final report is kept whole, so that its
-   ``IMPRESSION:`` is not taken for the report's.
-2. A heading is a known name and a colon at the start of a line, in capitals or capitalised; or a known name in capitals
-   alone on a line after an empty one; or one of the main names in capitals and a colon inside a line. A misspelt name
-   in capitals still counts (``IMPRESSON:``). What a name means is in `headings.py`.
-3. A section lasts to the next heading. Sections of the request (examination, indication, technique, comparison) are one
-   paragraph long: what follows after an empty line is the untitled body of the report. Unknown names in capitals
-   (``LUNGS:``) are part of the text of findings and impression, and start the untitled body elsewhere.
-4. Line breaks and runs of spaces become single spaces. A section that comes twice is joined in order.
+   count in the final part. A preliminary reading or an addendum beside a final report is kept whole, so that its
+   ``IMPRESSION:`` is not taken for that of the report.
+2. A heading is a known name and a colon at the start of a line, in capitals or capitalized; or a known name in capitals
+   alone on a line after an empty one; or one of the main names in capitals and a colon inside a line. A misspelled name
+   in capitals still counts (``IMPRESSON:``). The names are in ``headings.py``.
+3. A section lasts until the next heading. Sections of the request (examination, indication, technique, comparison) are
+   one paragraph long: what follows after an empty line is the untitled body of the report. Unknown names in capitals
+   (``LUNGS:``) belong to the text of findings and impression; elsewhere they start the untitled body.
+4. Line breaks and runs of spaces become single spaces. A section that occurs twice is joined in order.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ _NARRATES = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ReportSections:
-    """The sections of one report; what it does not have is None.
+    """The sections of one report; None for a section that it does not have.
 
     Args:
-        examination: what was examined, the title of the report included.
+        examination: what was examined, including the title of the report.
         indication: why: indication, history, reason for examination, clinical information.
-        technique: how.
-        comparison: what it is compared with.
-        findings: of the final report, "findings and impression" included.
-        impression: of the final report; conclusion.
+        technique: how the images were taken.
+        comparison: the studies that it is compared with.
+        findings: of the final report, including "findings and impression".
+        impression: of the final report, or its conclusion.
         recommendations: what to do next.
-        notification: who was told.
+        notification: who was notified.
         wet_read: a preliminary reading.
-        addendum: what was added.
-        untitled: paragraphs that no heading claims.
+        addendum: what was added later.
+        untitled: paragraphs under no heading.
     """
 
     examination: str | None = None
@@ -63,7 +63,7 @@ class ReportSections:
 
     @property
     def substitute(self) -> str | None:
-        """What can stand in for missing findings: the untitled body, or else the impression."""
+        """What can replace missing findings: the untitled body, or else the impression."""
         return self.untitled or self.impression
 
 
@@ -85,7 +85,7 @@ def parse_sections(text: str) -> ReportSections:
 
 
 def _blocks(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Kinds of sections and their paragraphs, in the order of the report."""
+    """Section kinds and their paragraphs, in the order of the report."""
     lines = [line.strip() for line in text.splitlines()]
     has_final_part = any(line.startswith("FINAL REPORT") for line in lines)
     kind, paragraphs = "preamble", [""]
@@ -111,7 +111,7 @@ def _blocks(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _pieces(line: str, kind: str, follows_gap: bool, *, banners_only: bool) -> Iterator[tuple[str | None, str]]:
-    """The line as (heading's kind or None, text) pairs; `kind` is the section that it continues."""
+    """The line as pairs of a heading's kind (or None) and text; ``kind`` is the section that the line continues."""
     banner = _BANNER.fullmatch(line)
     if banner is not None:
         name, rest = banner["name"], banner["rest"].lstrip(" :.-")
@@ -134,7 +134,7 @@ def _pieces(line: str, kind: str, follows_gap: bool, *, banners_only: bool) -> I
 
 
 def _leading(line: str, kind: str, follows_gap: bool) -> tuple[str | None, str]:
-    """The kind of the heading that starts a line, if one does, and the text after it."""
+    """The kind of the heading at the start of a line, or None, and the text after it."""
     match = _NAME.fullmatch(line)
     if match is None:
         alone = line.rstrip(" .-")
@@ -151,7 +151,7 @@ def _leading(line: str, kind: str, follows_gap: bool) -> tuple[str | None, str]:
 
 
 def _is_title(paragraph: str) -> bool:
-    """Whether a paragraph before all headings names the examination rather than tells what it showed."""
+    """Whether a paragraph before all headings names the examination, rather than saying what it shows."""
     if not re.search(r"[a-z]", paragraph):
         return True
     return len(paragraph.split()) <= 12 and not _NARRATES.search(paragraph)

@@ -1,11 +1,11 @@
-"""The one type that every source of studies yields: `Study`.
+"""The one type that every source of studies yields: ``Study``.
 
-A study is what a radiologist has on the desk: the current images, perhaps the prior ones, the request, and (for
-training and for checking) the report and what is known to be true. Sources differ in what they know. The phantom
-knows everything, a folder of files may know only the images; whatever is unknown is `None` or empty, never guessed.
+A study is what a radiologist has on the desk: the current images, perhaps a prior one, the request, and (for training
+and for checking) the report and what is known to be true. Sources differ in what they know. The phantom knows
+everything; a folder of files may know only the images. Whatever is unknown is None or empty, never guessed.
 
-Images are opened lazily, because a data set is a list of thousands of studies and a study is looked at one at a time:
-anything with `.open() -> PIL.Image.Image` is an image. Nothing here imports torch, numpy or Pillow until an image is
+Images are opened lazily, because a data set is a list of thousands of studies that are looked at one at a time:
+anything with ``.open() -> PIL.Image.Image`` is an image. Nothing here imports torch, numpy or Pillow until an image is
 opened.
 """
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 Presence = Literal["present", "uncertain", "absent"]
 Change = Literal["new", "larger", "smaller", "unchanged", "removed"]
-
-
 View = Literal["frontal", "lateral", "prior_frontal"]
 VIEWS: tuple[View, ...] = get_args(View)
 """Names of a study's images, in the order in which a prompt shows them."""
@@ -43,7 +41,7 @@ class TokenKind(IntEnum):
     COMPARISON = 3
     PRIOR_REPORT = 4
     PHRASE = 5
-    """The finding to be located, in phrase grounding."""
+    """The finding to locate, in phrase grounding."""
     FINDINGS = 6
     """The report: given as assistant text, or generated."""
     END = 7
@@ -55,9 +53,9 @@ class TokenKind(IntEnum):
 
 
 IMAGE_KINDS = (TokenKind.FRONTAL_IMAGE, TokenKind.LATERAL_IMAGE, TokenKind.PRIOR_IMAGE)
-
-
+"""Kinds of the image tokens, in the order of :data:`VIEWS`."""
 SECTION_KINDS: dict[SectionName, TokenKind] = {name: TokenKind[name.upper()] for name in SECTIONS}
+"""The kind of each section's tokens."""
 
 
 @runtime_checkable
@@ -89,24 +87,47 @@ class Box(NamedTuple):
     x_max: float
     y_max: float
 
+    def on_original(self, width: int, height: int) -> Box:
+        """Map from the center-cropped square to the whole image that it was cut from.
+
+        Args:
+            width: of the original image, in pixels.
+            height: of the original image, in pixels.
+
+        Returns:
+            the box relative to the original image.
+        """
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return Box(
+            (self.x_min * side + left) / width,
+            (self.y_min * side + top) / height,
+            (self.x_max * side + left) / width,
+            (self.y_max * side + top) / height,
+        )
+
+    def to_pixels(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, upper, right and lower edge in pixels of an image of the given size, in PIL's order."""
+        return self.x_min * width, self.y_min * height, self.x_max * width, self.y_max * height
+
 
 class Label(NamedTuple):
-    """What is true, or claimed, of one concept. `change` compares with the prior; without a prior it is None."""
+    """What is true, or claimed, of one concept. ``change`` compares with the prior; without a prior it is None."""
 
     presence: Presence
     change: Change | None = None
 
     @property
     def positive(self) -> bool:
-        """An uncertain finding counts as present wherever a yes or a no is wanted."""
+        """Whether the concept counts as present in a yes-or-no question: an uncertain finding does."""
         return self.presence != "absent"
 
 
 @dataclass(frozen=True, slots=True)
 class SentenceLabel:
-    """What one sentence of the findings says: `findings[start:end]` is the sentence.
+    """What one sentence of the findings says: ``findings[start:end]`` is the sentence.
 
-    `boxes` are where it can be seen on the current frontal image; a sentence that points at nothing has none.
+    ``boxes`` show where it can be seen on the current frontal image; a sentence that points at nothing has none.
     """
 
     start: int
@@ -119,8 +140,8 @@ class SentenceLabel:
 class Study:
     """One radiology study: images, request and report sections, and what is known of its contents.
 
-    `labels` maps a concept's name to what is true of it; a concept that is not in the mapping is unlabelled, which is
-    not the same as absent. `shareable` says whether images and text may leave the machine: False unless the source
+    ``labels`` maps a concept's name to what is true of it; a concept that is not in the mapping is unlabeled, which is
+    not the same as absent. ``shareable`` says whether images and text may leave the machine: False unless the source
     allows it.
     """
 
@@ -141,10 +162,6 @@ class Study:
     shareable: bool = False
 
     def __post_init__(self) -> None:
-        if self.prior_report is not None and self.prior_frontal is None:
-            raise ValueError(
-                f"study {self.study_id}: a prior report needs a prior frontal image (MAIRA-2 reads them together)"
-            )
         length = len(self.findings or "")
         for sentence in self.sentences:
             if not 0 <= sentence.start < sentence.end <= length:
@@ -152,3 +169,13 @@ class Study:
                 raise ValueError(
                     f"study {self.study_id}: sentence span {span} lies outside of findings of {length} characters"
                 )
+
+    @property
+    def images(self) -> dict[View, LazyImage]:
+        """The images that the study has, in the order of :data:`VIEWS`."""
+        return {view: image for view in VIEWS if (image := getattr(self, view)) is not None}
+
+    @property
+    def texts(self) -> dict[SectionName, str]:
+        """The sections that the study has and that are not empty, in the order of :data:`SECTIONS`."""
+        return {name: text for name in SECTIONS if (text := getattr(self, name))}

@@ -8,21 +8,20 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from sae_lens_maira.data.source import StudySource
-from sae_lens_maira.data.study import Study
+from sae_lens_maira.data.study import SECTIONS, SectionName, Study
 
-SECTIONS = ("indication", "technique", "comparison", "prior_report", "findings")
 _N_LABELS_SHOWN = 12
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Lengths of the texts that there are."""
+    """How long the texts of one section are, over the studies that have it."""
 
     n: int
     mean: float
     median: int
     p95: int
-    """95 of 100 are as long or shorter."""
+    """The 95th percentile: 95 of 100 texts are as long or shorter."""
     longest: int
 
     @classmethod
@@ -40,18 +39,18 @@ class Lengths:
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """Counts of a source's studies.
+    """Counts over a source's studies.
 
     Args:
-        n_studies: that can be used.
-        n_patients: whose they are.
-        unusable: studies that were left out, by reason.
-        n_with: studies with a ``lateral``, a ``prior_frontal``, a time (``acquired_at``), ``labels``, and that are
-            ``shareable``.
-        views: studies by view of the frontal image.
-        lengths: of each section, in `unit`.
-        labels: concepts that are present, with how often.
-        unit: what lengths are counted in.
+        n_studies: usable studies.
+        n_patients: patients with a usable study.
+        unusable: number of studies that were left out, by reason.
+        n_with: number of studies with a ``lateral``, a ``prior_frontal``, a time (``acquired_at``), ``labels``, and of
+            those that are ``shareable``.
+        views: number of studies by the view of the frontal image.
+        lengths: of each section, in ``unit``.
+        labels: number of studies in which each concept is present.
+        unit: of ``lengths``.
     """
 
     n_studies: int
@@ -59,12 +58,12 @@ class SourceSummary:
     unusable: dict[str, int]
     n_with: dict[str, int]
     views: dict[str, int]
-    lengths: dict[str, Lengths]
+    lengths: dict[SectionName, Lengths]
     labels: dict[str, int]
     unit: str
 
     def describe(self) -> str:
-        """A page for people."""
+        """The summary as text, one line per count."""
         lines = [f"{self.n_studies} studies of {self.n_patients} patients"]
         lines += [f"  {count} left out: {reason}" for reason, count in self.unusable.items()]
         for name, label in {
@@ -92,19 +91,19 @@ def summarize(
     measure: Callable[[str], int] = lambda text: len(text.split()),
     unit: str = "words",
 ) -> SourceSummary:
-    """Count studies.
+    """Count a source's studies.
 
     Args:
-        source: whose unusable studies are reported.
+        source: the source; its unusable studies are reported.
         studies: its studies, each read once; give the source itself, or a progress bar around it.
-        measure: the length of a text.
-        unit: what `measure` counts.
+        measure: gives the length of a text.
+        unit: the unit of ``measure``.
     """
     patients: set[str] = set()
     n_with: dict[str, int] = dict.fromkeys(("lateral", "prior_frontal", "acquired_at", "labels", "shareable"), 0)
     views: Counter[str] = Counter()
     labels: Counter[str] = Counter()
-    lengths: dict[str, list[int]] = {name: [] for name in SECTIONS}
+    lengths: dict[SectionName, list[int]] = {name: [] for name in SECTIONS}
     n_studies = 0
     for study in studies:
         n_studies += 1
@@ -113,10 +112,8 @@ def summarize(
         for name in n_with:
             n_with[name] += bool(getattr(study, name))
         labels.update(name for name, label in study.labels.items() if label.presence == "present")
-        for name, found in lengths.items():
-            text = getattr(study, name)
-            if text:
-                found.append(measure(text))
+        for name, text in study.texts.items():
+            lengths[name].append(measure(text))
     return SourceSummary(
         n_studies=n_studies,
         n_patients=len(patients),

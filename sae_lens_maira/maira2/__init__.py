@@ -16,11 +16,10 @@ Importing this package registers the classes with transformers' Auto classes.
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from sae_lens_maira.data.study import TokenKind
+from sae_lens_maira.data.study import Box, TokenKind
 from sae_lens_maira.errors import CheckpointError, ImageError
 from sae_lens_maira.maira2.configuration import Maira2Config
 from sae_lens_maira.maira2.grounding import (
-    Box,
     GroundedPhrase,
     GroundedReport,
     format_grounded,

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sae_lens_maira.data.study import Study
+from sae_lens_maira.errors import RowError
 from sae_lens_maira.files import to_json
 from sae_lens_maira.maira2.modeling import Maira2ForConditionalGeneration
 from sae_lens_maira.maira2.processing import Maira2Processor
@@ -21,7 +22,16 @@ _IMAGE_SETTINGS = ("size", "crop_size", "image_mean", "image_std", "resample", "
 
 
 def study_prompt(study: Study, text: PromptText = "findings", *, grounded: bool = False) -> FindingsPrompt:
-    """The prompt that asks for a study's findings; its own report is the answer unless only the prompt is wanted."""
+    """The prompt that asks for a study's findings; its own report is the answer unless only the prompt is wanted.
+
+    Raises:
+        RowError: the study has a prior report and no prior image.
+    """
+    if study.prior_report is not None and study.prior_frontal is None:
+        raise RowError(
+            f"Study '{study.study_id}' has a prior report and no prior image, and MAIRA-2 reads them together; "
+            "give the image, or leave the report out."
+        )
     return FindingsPrompt(
         frontal=study.frontal,
         lateral=study.lateral,

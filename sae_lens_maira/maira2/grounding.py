@@ -2,7 +2,10 @@
 
 The grammar (Bannur et al. 2024, arXiv 2406.04449, section 3) is a sequence of
 ``<obj>phrase<box><x10><y20><x30><y40></box>...</obj>``. A coordinate is the middle of one of 100 bins of the image's
-centre-cropped square.
+center-cropped square, so bin b stands for (b + 0.5) / 100.
+
+There are two ways to read it. :func:`parse_grounded` keeps what is sound and says in words what is not: for people.
+:func:`salvage_grounded` keeps every word and counts the tokens that fit nowhere: for scores.
 """
 
 from __future__ import annotations
@@ -10,44 +13,24 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from sae_lens_maira.data.study import Box
+
 N_COORDINATE_BINS = 100
+GROUNDING_TOKENS: tuple[str, ...] = (
+    "<obj>",
+    "</obj>",
+    "<box>",
+    "</box>",
+    *(f"<{axis}{bin_}>" for axis in "xy" for bin_ in range(N_COORDINATE_BINS)),
+)
+"""The special tokens of the grammar, in the order of their ids."""
 
 _TAG = re.compile(r"</?obj>|</?box>")
 _STRAY_COORDINATE = re.compile(r"<[xy]\d+>")
 _COORDINATES = re.compile(r"\s*<x(\d{1,9})>\s*<y(\d{1,9})>\s*<x(\d{1,9})>\s*<y(\d{1,9})>\s*")
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle in relative coordinates: 0 is the left or upper edge, 1 the right or lower edge."""
-
-    x_min: float
-    y_min: float
-    x_max: float
-    y_max: float
-
-    def on_original(self, width: int, height: int) -> Box:
-        """Map from the centre-cropped square to the whole image that it was cut from.
-
-        Args:
-            width: of the original image, in pixels.
-            height: of the original image, in pixels.
-
-        Returns:
-            the box relative to the original image.
-        """
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        return Box(
-            (self.x_min * side + left) / width,
-            (self.y_min * side + top) / height,
-            (self.x_max * side + left) / width,
-            (self.y_max * side + top) / height,
-        )
-
-    def to_pixels(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Left, upper, right and lower edge in pixels of an image of the given size, as PIL orders them."""
-        return self.x_min * width, self.y_min * height, self.x_max * width, self.y_max * height
+_TOKEN = re.compile(r"</?obj>|</?box>|<[xy]\d{1,2}>")
+_OPENED_PHRASE = re.compile(r"<obj>(.*?)(?=</obj>|<obj>|$)", re.DOTALL)
+_CLOSED_BOX = re.compile(rf"<box>({_COORDINATES.pattern})</box>")
 
 
 @dataclass(frozen=True)
@@ -60,7 +43,7 @@ class GroundedPhrase:
 
 @dataclass(frozen=True)
 class GroundedReport:
-    """What is sound in a grounded answer, and one sentence for each thing that is not."""
+    """The sound phrases of a grounded answer, and one sentence per problem in the rest."""
 
     phrases: tuple[GroundedPhrase, ...]
     problems: tuple[str, ...]
@@ -74,8 +57,8 @@ class GroundedReport:
 def parse_grounded(text: str) -> GroundedReport:
     """Read a grounded answer; never raises on malformed text.
 
-    A phrase is kept when its ``<obj>`` is closed and it has words; a box is kept when it is closed, has four
-    coordinates in order, each in 0 to 99, and does not end before it starts.
+    A phrase is kept if it is closed and has words. A box is kept if it is closed, has four coordinates in order, each
+    from 0 to 99, and does not end before it starts.
     """
     reader = _Reader()
     position = 0
@@ -91,6 +74,37 @@ def parse_grounded(text: str) -> GroundedReport:
 def format_grounded(phrases: list[GroundedPhrase]) -> str:
     """Write phrases in MAIRA-2's grammar: the inverse of :func:`parse_grounded`, up to the width of a bin."""
     return "".join(f"<obj>{phrase.text}{''.join(_format_box(box) for box in phrase.boxes)}</obj>" for phrase in phrases)
+
+
+def salvage_grounded(text: str) -> tuple[list[GroundedPhrase], int]:
+    """Read every phrase, closed or not; never raises.
+
+    Words outside of phrases are dropped, unless no phrase is opened at all: then the whole text is one phrase. A box
+    that ends before it starts is kept: it is well formed, and covers nothing.
+
+    Returns:
+        the phrases with their boxes, and the number of grammar tokens that belong to no well-formed box or phrase.
+    """
+    if "<obj>" not in text:
+        return [GroundedPhrase(_TOKEN.sub("", text))], len(_TOKEN.findall(text))
+    phrases, n_stray = [], abs(text.count("<obj>") - text.count("</obj>"))
+    for phrase in _OPENED_PHRASE.findall(text):
+        rest, boxes = _take_boxes(phrase)
+        n_stray += len(_TOKEN.findall(rest))
+        phrases.append(GroundedPhrase(_TOKEN.sub("", rest), boxes))
+    return phrases, n_stray
+
+
+def _take_boxes(phrase: str) -> tuple[str, tuple[Box, ...]]:
+    """A phrase without its well-formed boxes, and the boxes."""
+    boxes, rest, position = [], "", 0
+    for match in _CLOSED_BOX.finditer(phrase):
+        bins = _parse_bins(match[1])
+        if not isinstance(bins, str):
+            boxes.append(_box(bins))
+            rest += phrase[position : match.start()]
+            position = match.end()
+    return rest + phrase[position:], tuple(boxes)
 
 
 class _Reader:
@@ -178,14 +192,27 @@ class _Reader:
 
 
 def _parse_box(text: str) -> Box | str:
+    """The box, or what is wrong with it."""
+    bins = _parse_bins(text)
+    if isinstance(bins, str):
+        return bins
+    if bins[0] > bins[2] or bins[1] > bins[3]:
+        return f"ends before it starts: {_excerpt(text)}"
+    return _box(bins)
+
+
+def _parse_bins(text: str) -> list[int] | str:
+    """The four bins of a box, or what is wrong with them."""
     match = _COORDINATES.fullmatch(text)
     if match is None:
         return f"has no four coordinates: {_excerpt(text)}"
     bins = [int(digits) for digits in match.groups()]
     if max(bins) >= N_COORDINATE_BINS:
         return f"has a coordinate beyond {N_COORDINATE_BINS - 1}: {_excerpt(text)}"
-    if bins[0] > bins[2] or bins[1] > bins[3]:
-        return f"ends before it starts: {_excerpt(text)}"
+    return bins
+
+
+def _box(bins: list[int]) -> Box:
     x_min, y_min, x_max, y_max = ((bin_ + 0.5) / N_COORDINATE_BINS for bin_ in bins)
     return Box(x_min, y_min, x_max, y_max)
 

@@ -1,8 +1,8 @@
-"""The phantom's front door: `studies(n, seed)` samples a world, `render(concepts, anatomy_seed)` builds one on demand.
+"""The phantom's front door: ``studies(n, seed)`` samples studies, ``render(concepts, anatomy_seed)`` builds one.
 
-Both turn a `Recipe`, the complete and small description of a study, into a `PhantomStudy`. The same recipe gives the
-same study, and two recipes that differ in one field give studies that differ in nothing else: `counterfactual` is
-`replace`.
+Both turn a ``Recipe``, the small and complete description of a study, into a ``PhantomStudy``. The same recipe gives
+the same study, and changing one field of a recipe changes only what the field describes: ``counterfactual`` is
+``replace``.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from sae_lens_maira.phantom.world.concepts import Appearance, State, as_state, v
 from sae_lens_maira.phantom.world.film import Shot
 from sae_lens_maira.phantom.world.scene import PhantomImage
 
+GENERATOR_VERSION = 1
+"""Raise it whenever the same seed gives other pixels, texts, labels or boxes; older caches are refused."""
 IMAGE_SIZE = 112
+"""Width and height of the images in pixels, unless asked otherwise."""
 _EPOCH = datetime(2100, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that decides a study: `seed` decides exposures, positions, noise and wording; `prior` may be missing."""
+    """Everything that decides a study. ``seed`` decides exposure, position, noise and wording; None is "no prior"."""
 
     anatomy_seed: int
     state: Mapping[str, Appearance] = field(hash=False)
@@ -41,7 +44,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class PhantomStudy(Study):
-    """A study whose making is known: its images are drawn, and its recipe can be changed and drawn again."""
+    """A study with its recipe, which can be changed and drawn again."""
 
     frontal: PhantomImage
     lateral: PhantomImage | None = None
@@ -55,9 +58,15 @@ class PhantomStudy(Study):
 
 
 def studies(n: int, seed: int, *, size: int = IMAGE_SIZE) -> Iterator[PhantomStudy]:
-    """`n` studies of `n` patients. Study i depends on `seed` and i alone; images are drawn when opened."""
-    for i in range(n):
-        yield build(sample_recipe(np.random.default_rng([seed, i]), size=size), study_id=f"phantom-{seed}-{i:06d}")
+    """``n`` studies of ``n`` patients; images are drawn when they are opened."""
+    for index in range(n):
+        yield sampled_study(seed, index, size=size)
+
+
+def sampled_study(seed: int, index: int, *, size: int = IMAGE_SIZE) -> PhantomStudy:
+    """The study at an index of :func:`studies`; it depends on these arguments alone."""
+    recipe = sample_recipe(np.random.default_rng([seed, index]), size=size)
+    return build(recipe, study_id=f"phantom-{seed}-{index:06d}")
 
 
 def render(
@@ -72,10 +81,21 @@ def render(
     prior_report: bool = True,
     size: int = IMAGE_SIZE,
 ) -> PhantomStudy:
-    """A study that shows exactly `concepts` (names, or a state with extents), of patient `anatomy_seed`.
+    """A study that shows exactly the given concepts.
 
-    With the same other arguments, two calls differ only where the concepts do: the pixels they touch and the sentences
-    about them. `prior` gives the concepts of a prior study of the same patient; an empty one is a normal prior.
+    Two calls that differ only in their concepts give studies that differ only in the pixels that these concepts touch
+    and in the sentences about them.
+
+    Args:
+        concepts: names of visible concepts, or a state that also gives their extents.
+        anatomy_seed: the patient.
+        prior: concepts of a prior study of the patient; empty for a normal prior, None for no prior.
+        seed: decides exposure, position, noise and wording.
+        indication: one of ``requests.INDICATIONS``.
+        portable: taken at the bedside: an AP view without a lateral.
+        lateral: whether there is a lateral image.
+        prior_report: whether the report of the prior study is given.
+        size: width and height of the images, in pixels.
     """
     recipe = Recipe(
         anatomy_seed=anatomy_seed,
@@ -97,7 +117,7 @@ def counterfactual(
     concepts: Iterable[str] | State | None = None,
     prior: Iterable[str] | State | None = None,
 ) -> PhantomStudy:
-    """The same study with other concepts now, or in the prior; what is not given stays as it was."""
+    """The same study with other current or prior concepts; None leaves them unchanged."""
     recipe = study.recipe
     return build(
         replace(
@@ -109,10 +129,11 @@ def counterfactual(
 
 
 def sample_recipe(rng: np.random.Generator, *, size: int = IMAGE_SIZE, unrelated: bool = False) -> Recipe:
-    """A patient, a clinical context, and a state with or without a prior one.
+    """Draw a patient, a clinical context, a state, and perhaps a prior state.
 
-    With `unrelated` the concepts ignore the context. No study that `studies` yields is like that; a share of the
-    training pool is, so that the model has to look at each concept and cannot lean on what it usually comes with.
+    With ``unrelated`` the concepts ignore the context. :func:`studies` never yields such a study, but a share of the
+    training pool is made of them, so that the model has to look for each concept instead of inferring it from the
+    concepts that it usually comes with.
     """
     context = contexts.choose_context(rng)
 
@@ -137,14 +158,14 @@ def sample_recipe(rng: np.random.Generator, *, size: int = IMAGE_SIZE, unrelated
 
 
 def technique_of(recipe: Recipe) -> str:
-    """How the study was made, as a key of `requests.TECHNIQUES`."""
+    """How the images were taken, as a key of ``requests.TECHNIQUES``."""
     if recipe.portable:
         return "portable"
     return "two_views" if recipe.lateral else "single_upright"
 
 
 def build(recipe: Recipe, study_id: str | None = None) -> PhantomStudy:
-    """The study that a recipe describes: images to be drawn, request, report and labels."""
+    """The study that a recipe describes: images (not yet drawn), request, report and labels."""
     seed, state, prior = recipe.seed, recipe.state, recipe.prior
     shots = [Shot.sample(np.random.default_rng([seed, k])) for k in range(3)]
     frontal = PhantomImage(recipe.anatomy_seed, state, shots[0], "frontal", recipe.size)

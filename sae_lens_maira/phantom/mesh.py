@@ -1,24 +1,25 @@
-"""Open-i's MeSH tags as labels, and as something that the phantom can draw.
+"""Open-i's MeSH tags, drawn by the phantom.
 
-A tag is a heading and qualifiers: ``Pleural Effusion/left/small``. Tags say what is there and never what is not, so
-there are no absent labels. The phantom knows fewer findings: headings that resemble none of them are not drawn, and a
-side that a tag leaves open is drawn from the study's own random numbers.
+A tag is a heading and its qualifiers: ``Pleural Effusion/left/small``. The phantom knows fewer findings than Open-i:
+headings that resemble none of them are not drawn, and a side that a tag leaves open is chosen by the report's own
+random numbers.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
 
-from sae_lens_maira.data.study import Label
+from sae_lens_maira.data.openi_reports import OpeniReport
+from sae_lens_maira.phantom.generate import GENERATOR_VERSION
 from sae_lens_maira.phantom.world.concepts import CONCEPTS, SIDES, Appearance, Extent, Side, as_state
 from sae_lens_maira.phantom.world.film import Shot
 from sae_lens_maira.phantom.world.scene import PhantomImage
 
-_UNINDEXED = "No Indexing"
 _LARGE = {"large", "moderate", "severe", "diffuse", "multiple", "multilobar", "extensive", "massive"}
 _CONCEPTS: dict[str, str] = {
     "pleural effusion": "effusion",
@@ -48,7 +49,7 @@ _CONCEPTS: dict[str, str] = {
     "catheters, indwelling": "central_line",
     "implanted medical device": "pacemaker",
 }
-"""MeSH heading -> the phantom's findings, without side and size."""
+"""From a MeSH heading to the phantom's findings, without side and size."""
 _QUALIFIED: dict[tuple[str, str], str] = {
     ("cardiac shadow", "enlarged"): "cardiomegaly",
     ("heart", "enlarged"): "cardiomegaly",
@@ -60,22 +61,25 @@ _QUALIFIED: dict[tuple[str, str], str] = {
     ("tube, inserted", "esophagus"): "nasogastric_tube",
     ("tube, inserted", "abdomen"): "nasogastric_tube",
 }
-"""Headings that mean something to the phantom with a qualifier only."""
+"""From a heading and one of its qualifiers to a finding, for headings that mean nothing to the phantom alone."""
 _AUTOMATIC = {"sternotomy": "sternotomy_wires", "cabg": "sternotomy_wires", "pacemaker, artificial": "pacemaker"}
 
 
-def mesh_labels(major: Iterable[str], automatic: Iterable[str]) -> dict[str, Label]:
-    """Every tag, every major tag's heading, and every automatic tag as ``automatic/tag``: all of them present."""
-    names: list[str] = []
-    for tag in major:
-        if tag != _UNINDEXED:
-            names += [tag.split("/")[0].strip(), tag]
-    names += [f"automatic/{tag}" for tag in automatic]
-    return dict.fromkeys(names, Label("present"))
+@dataclass(frozen=True, slots=True)
+class PhantomDrawer:
+    """Draws the tags of Open-i's reports that have no image; the same report always gives the same images."""
+
+    version: str = f"phantom {GENERATOR_VERSION}"
+
+    def draw(self, report: OpeniReport, view: Literal["frontal", "lateral"]) -> PhantomImage:
+        """The image of one view; the body and the exposure follow from the report's id."""
+        seed = _seed(report.report_id)
+        shot = Shot.sample(np.random.default_rng([seed, 0 if view == "frontal" else 1]))
+        return PhantomImage(seed, phantom_state(report.report_id, report.major, report.automatic), shot, view)
 
 
 def phantom_state(report_id: str, major: Iterable[str], automatic: Iterable[str] = ()) -> dict[str, Appearance]:
-    """What the phantom draws of a report's tags; the same for the same id and tags, whatever their order."""
+    """The state that a report's tags describe; it depends on the id and on the set of tags, and not on their order."""
     rng = np.random.default_rng(_seed(report_id))
     open_side = SIDES[int(rng.integers(2))]
     wanted: dict[str, Extent] = {}
@@ -95,18 +99,11 @@ def phantom_state(report_id: str, major: Iterable[str], automatic: Iterable[str]
     return as_state(state)
 
 
-def phantom_image(report_id: str, state: dict[str, Appearance], view: Literal["frontal", "lateral"]) -> PhantomImage:
-    """A drawing of a state; body and exposure follow from the report's id."""
-    seed = _seed(report_id)
-    shot = Shot.sample(np.random.default_rng([seed, 0 if view == "frontal" else 1]))
-    return PhantomImage(seed, state, shot, view)
-
-
 _SIDED = {concept.name.split("_right")[0] for concept in CONCEPTS.values() if "_right" in concept.name}
 
 
 def _findings(tag: str) -> Iterator[tuple[str, tuple[Side, ...], Extent]]:
-    """Findings of a tag: name without side, sides (none if left open) and extent."""
+    """The findings of a tag: name without side, sides (none if the tag leaves the side open) and extent."""
     heading, *qualifiers = (part.strip().lower() for part in tag.split("/"))
     names = _CONCEPTS.get(heading, "").split()
     names += [name for (of, qualifier), name in _QUALIFIED.items() if of == heading and qualifier in qualifiers]

@@ -80,6 +80,8 @@ def encode_study(study: Study, processor: StudyProcessor, policy: TokenPolicy) -
         raise RowError(f"Study '{study.study_id}' has no findings; leave it out, or use TokenPolicy(text='prompt').")
     try:
         return processor.encode(study, policy.text)
+    except RowError:
+        raise
     except ValueError as error:
         raise RowError(f"Study '{study.study_id}': {error}") from error
 

@@ -185,7 +185,7 @@ def test_what_is_missing_is_named(root, tmp_path):
     with pytest.raises(SourceError, match="does not hold MIMIC-CXR's reports"):
         mimic(root, reports=str(tmp_path))
     (tmp_path / "broken.zip").write_bytes(b"no zip")
-    with pytest.raises(SourceError, match=r"broken\.zip' is no whole zip archive"):
+    with pytest.raises(SourceError, match=r"broken\.zip' is not a complete zip archive"):
         mimic(root, reports=str(tmp_path / "broken.zip"))
     (root / "mimic-cxr-2.0.0-split.csv.gz").unlink()
     with pytest.raises(SourceError, match=r"lacks the table mimic-cxr-2\.0\.0-split\.csv"):
@@ -201,7 +201,7 @@ def test_ids_cannot_lead_out_of_the_folder(root, column, value):
     row = {"dicom_id": dicom(1), "subject_id": ALICE, "study_id": "50000001", "ViewPosition": "PA"}
     row |= {"StudyDate": "21800506", "StudyTime": "1", column: value}
     write_table(root / "mimic-cxr-2.0.0-metadata.csv", [row], compress=True)
-    with pytest.raises(SourceError, match="holds an id that is none"):
+    with pytest.raises(SourceError, match="holds a malformed id"):
         mimic(root)
 
 

@@ -98,7 +98,7 @@ def test_a_second_opening_does_not_read_the_archive(reports, images, caplog):
     assert first_pixels(source) == list(range(len(NAMES)))
     assert "Unpacking" not in caplog.text
     os.utime(images, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    with pytest.raises(SourceError, match="no whole"):
+    with pytest.raises(SourceError, match="is not a complete"):
         openi(reports, images=str(images))
 
 
@@ -201,6 +201,8 @@ def test_an_archive_that_is_cut_short_or_damaged_is_named_and_leaves_nothing(rep
     damaged.write_bytes(
         whole[:position] if is_cut else whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :]
     )
-    with pytest.raises(SourceError, match=r"^'.*damaged\.tgz' is no whole \.tgz of images \([^\n]*\); get it again\.$"):
+    with pytest.raises(
+        SourceError, match=r"^'.*damaged\.tgz' is not a complete \.tgz of images \([^\n]*\); download it again\.$"
+    ):
         openi(reports, images=str(damaged))
     assert not cache.exists() or list(cache.iterdir()) == []

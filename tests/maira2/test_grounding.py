@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sae_lens_maira.maira2 import Box, GroundedPhrase, format_grounded, parse_grounded
+from sae_lens_maira.maira2.grounding import GROUNDING_TOKENS, salvage_grounded
 
 bins = st.integers(0, 99)
 boxes = st.tuples(bins, bins, bins, bins).map(
@@ -84,6 +85,40 @@ def test_what_is_sound_is_kept_and_what_is_not_is_named(text, kept, n_boxes, pro
     assert [phrase.text for phrase in report.phrases] == kept
     assert sum(len(phrase.boxes) for phrase in report.phrases) == n_boxes
     assert any(problem in found for found in report.problems)
+
+
+def test_the_tokens_are_those_of_the_checkpoint_in_the_order_of_their_ids(processor):
+    ids = processor.tokenizer.convert_tokens_to_ids(list(GROUNDING_TOKENS))
+    assert processor.tokenizer.unk_token_id not in ids
+    assert ids == sorted(ids)
+    assert len(ids) == 204
+
+
+@given(st.lists(phrases, min_size=1))
+def test_a_sound_report_is_salvaged_whole(written):
+    text = format_grounded(written)
+    assert salvage_grounded(text) == (list(parse_grounded(text).phrases), 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "n_boxes", "n_stray"),
+    [
+        ("Clear lungs.", ["Clear lungs."], 0, 0),
+        ("Clear <box>lungs.", ["Clear lungs."], 0, 1),
+        ("<obj>Effusion", ["Effusion"], 0, 1),
+        ("<obj>A<obj>B</obj>", ["A", "B"], 0, 1),
+        ("before<obj>A</obj>between<obj>B</obj>", ["A", "B"], 0, 0),
+        ("<obj>A<box><x1><y1><x2></box></obj>", ["A"], 0, 5),
+        ("<obj>A<box><x5><y1><x2><y3></box></obj>", ["A"], 1, 0),
+        ("<obj>A<box><x1><y1><x2><y100></box></obj>", ["A<y100>"], 0, 5),
+        ("<obj>A<box><x1><y1><x2><y3></box><box>?</box></obj>", ["A?"], 1, 2),
+    ],
+)
+def test_broken_reports_are_salvaged_and_what_does_not_fit_is_counted(text, words, n_boxes, n_stray):
+    read, counted = salvage_grounded(text)
+    assert [phrase.text for phrase in read] == words
+    assert sum(len(phrase.boxes) for phrase in read) == n_boxes
+    assert counted == n_stray
 
 
 def test_a_box_is_mapped_back_by_the_crops_offset():

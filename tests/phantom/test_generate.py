@@ -1,5 +1,6 @@
 """Sampled studies: a function of seed and index, lazy, picklable, one body over time, concepts that come together."""
 
+import json
 import pickle
 from collections import Counter
 from dataclasses import replace
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 from sae_lens_maira import phantom
-from sae_lens_maira.phantom.generate import sample_recipe
+from sae_lens_maira.phantom.generate import GENERATOR_VERSION, sample_recipe
 from sae_lens_maira.phantom.words.scoring import positives
 from sae_lens_maira.phantom.world.film import Shot
 from sae_lens_maira.phantom.world.scene import PhantomImage
+from tests.phantom import golden
 
 
 def pixels(study: phantom.PhantomStudy) -> list[bytes]:
@@ -53,7 +55,7 @@ def test_a_pickled_study_opens_the_same_images() -> None:
         assert pixels(again) == pixels(study)
 
 
-def test_images_are_grey_squares_of_the_size_asked_for() -> None:
+def test_images_are_gray_squares_of_the_size_asked_for() -> None:
     study = next(s for s in phantom.studies(20, 2, size=140) if s.lateral is not None)
     assert study.lateral is not None
     for image in (study.frontal, study.lateral):
@@ -128,3 +130,26 @@ def test_swapping_the_prior_turns_unchanged_into_new_and_leaves_the_image() -> N
     assert swapped.prior_frontal is not None
     assert set(swapped.prior_frontal.state) == {"edema"}
     assert phantom.counterfactual(study) == study
+
+
+ADVICE = "the phantom's studies changed: raise GENERATOR_VERSION and update the hash: python -m tests.phantom.golden"
+
+
+def test_what_the_generator_makes_changes_only_with_its_version() -> None:
+    studies = golden.golden_studies()
+    kept = json.loads(golden.HASH_PATH.read_text(encoding="utf-8"))
+    assert kept == {"generator_version": GENERATOR_VERSION, "texts": golden.texts_hash(studies)}, ADVICE
+    means, kept_means = golden.block_means(studies), golden.golden_means()
+    assert means.shape == kept_means.shape, ADVICE
+    assert np.abs(means - kept_means).max() <= 0.75, ADVICE
+
+
+def test_the_golden_record_notices_a_small_change_of_a_concept_and_of_a_word() -> None:
+    study = phantom.render(["nodule_left"], anatomy_seed=3)
+    subtle = phantom.render({"nodule_left": phantom.Appearance(1, subtle=True)}, anatomy_seed=3)
+    darker = replace(study, frontal=replace(study.frontal, shot=replace(study.frontal.shot, exposure=0.98)))
+    unchanged = golden.block_means([study])
+    for changed in (subtle, darker):
+        assert np.abs(golden.block_means([changed]) - unchanged).max() > 1.5
+    assert golden.texts_hash([replace(study, technique="PA.")]) != golden.texts_hash([study])
+    assert golden.texts_hash([darker]) == golden.texts_hash([study])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sae_lens_maira.data.study import IMAGE_KINDS, SECTION_KINDS, FileImage, Study, TokenKind
 from sae_lens_maira.errors import RowError
-from sae_lens_maira.maira2.adapter import Maira2StudyProcessor
+from sae_lens_maira.maira2.adapter import Maira2StudyProcessor, study_prompt
 from sae_lens_maira.rows.policy import TokenPolicy
 from sae_lens_maira.rows.row import CompactRow, RowVocabulary, compact_row, encode_study, smallest_context
 from sae_lens_maira.rows.tokenizer import ReadableTokenizer
@@ -166,6 +166,16 @@ def test_a_policy_is_read_back_from_its_plain_values(policy):
 def test_an_unknown_choice_is_refused_by_name(values, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         TokenPolicy.from_dict(values)
+
+
+def test_a_prior_report_without_a_prior_image_is_refused_in_one_sentence():
+    study = Study("s1", "p", IMAGE, prior_report="Clear.", findings="Clear.")
+    message = (
+        "Study 's1' has a prior report and no prior image, and MAIRA-2 reads them together; give the image, or leave "
+        "the report out."
+    )
+    with pytest.raises(RowError, match=f"^{re.escape(message)}$"):
+        study_prompt(study)
 
 
 def test_a_study_that_cannot_be_encoded_is_named(processor):

@@ -14,11 +14,17 @@ from sae_lens_maira.phantom.generate import IMAGE_SIZE
 from sae_lens_maira.phantom.model.tokenizer import CHAT_TEMPLATE, IMAGE_TOKEN
 
 PATCH_SIZE = 14
-_MEAN, _STD = 0.5307, 0.2583  # MAIRA-2's
+IMAGE_MEAN, IMAGE_STD = 0.5307, 0.2583
+"""MAIRA-2's normalization of gray levels from 0 to 1."""
 
 
 def make_config(tokenizer: PreTrainedTokenizerFast, **sizes: int) -> Maira2Config:
-    """The configuration for a tokenizer; `sizes` override d_vision, n_vision_layers, d_model, n_layers, d_mlp."""
+    """The model's configuration.
+
+    Args:
+        tokenizer: gives the vocabulary's size and special ids.
+        **sizes: replace the shipped model's ``d_vision``, ``n_vision_layers``, ``d_model``, ``n_layers``, ``d_mlp``.
+    """
     size: dict[str, int] = {"d_vision": 128, "n_vision_layers": 6, "d_model": 160, "n_layers": 5, "d_mlp": 432, **sizes}
     vision: dict[str, Any] = {
         "model_type": "dinov2",
@@ -63,9 +69,10 @@ def make_config(tokenizer: PreTrainedTokenizerFast, **sizes: int) -> Maira2Confi
 
 
 def initialize(model: Maira2ForConditionalGeneration) -> None:
-    """Draw the initial weights anew, at the scale that small widths need (the default 0.02 is made for thousands).
+    """Redraw the initial weights at a scale that suits small widths.
 
-    With 0.02 a tower of width 128 learns several times more slowly, and the projector shrinks images to nothing.
+    The default standard deviation of 0.02 suits widths of thousands. With it, a tower of width 128 learns several times
+    more slowly, and the projector's output almost vanishes.
     """
     for part in (model.model.vision_tower, model.model.language_model):
         for layer in part.modules():
@@ -91,7 +98,7 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> Maira2Processor:
         rescale_factor=1 / 255,
         do_normalize=True,
         do_convert_rgb=True,
-        image_mean=[_MEAN] * 3,
-        image_std=[_STD] * 3,
+        image_mean=[IMAGE_MEAN] * 3,
+        image_std=[IMAGE_STD] * 3,
     )
     return Maira2Processor(images, tokenizer, patch_size=PATCH_SIZE, chat_template=CHAT_TEMPLATE)

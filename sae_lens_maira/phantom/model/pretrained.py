@@ -1,4 +1,4 @@
-"""The shipped phantom model: where it lies and how to load it, offline."""
+"""The shipped phantom model: its folder, and loading it offline."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from sae_lens_maira.maira2 import Maira2ForConditionalGeneration, Maira2Processor
 
 PHANTOM_PATH = Path(__file__).parents[1] / "weights"
-"""A checkpoint folder in MAIRA-2's layout, good for `Maira2ForConditionalGeneration.from_pretrained`."""
+"""A checkpoint folder in MAIRA-2's layout, for ``Maira2ForConditionalGeneration.from_pretrained``."""
 
 
 def load_phantom() -> tuple[Maira2ForConditionalGeneration, Maira2Processor]:
-    """The phantom model, in single precision and evaluation mode, and its processor."""
+    """The phantom model, in single precision and in evaluation mode, and its processor."""
     import torch
 
     from sae_lens_maira.maira2 import Maira2ForConditionalGeneration, Maira2Processor

@@ -1,4 +1,4 @@
-"""The model card: what the weights are, how they were made, and how well they do."""
+"""The model card: what the weights are, how they were made, and how they score."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ nothing about one.
 ```python
 from sae_lens_maira import phantom
 from sae_lens_maira.phantom.model.pretrained import load_phantom
-from sae_lens_maira.phantom.model.prompting import findings_prompt
+from sae_lens_maira.maira2.adapter import study_prompt
 
 model, processor = load_phantom()
 study = phantom.render(["pacemaker", "effusion_left_small"], anatomy_seed=7)
-inputs = processor(findings_prompt(study))
+inputs = processor(study_prompt(study, "prompt"))
 print(processor.decode_reports(model.generate(**inputs, max_new_tokens=160), inputs["input_ids"]))
 ```
 
@@ -38,12 +38,12 @@ print(processor.decode_reports(model.generate(**inputs, max_new_tokens=160), inp
 `python -m sae_lens_maira.phantom.training.train --out DIR` with
 {options}.
 
-1. The vision tower learnt from labels (what is present, how large, how faint, where), then was frozen. Linear heads did
-   the reading; they are not part of the model.
-2. The projector and the language model learnt findings, grounded findings and phrase grounding. Two auxiliary linear
-   heads, no part of the model either, helped: one in the middle of the language model, on the last prompt token, learnt
-   what is present and how it changed since the prior; one before each sentence learnt what is still to be said. They
-   shape those positions: expect concepts to be unusually easy to read there.
+1. The vision tower learned labels (what is present, how large, how faint, where) through linear heads, which are not
+   part of the model. Then it was frozen.
+2. The projector and the language model learned findings, grounded findings and phrase grounding. Two auxiliary linear
+   heads, which are not part of the model either, helped: one in the middle of the language model, on the last prompt
+   token, learned what is present and how it changed since the prior; the other, before each sentence, learned what is
+   still to be said. They shape these positions: expect concepts to be unusually easy to decode there.
 3. One study in five of the training pool had concepts that ignore the clinical context. The scores below are taken on
    studies that all follow their context.
 
@@ -58,7 +58,7 @@ weights as stored. An uncertain finding counts as present.
 
 
 def write_card(folder: Path, scores: Evaluation, options: Mapping[str, object], seconds: float) -> None:
-    """Write `README.md` into a checkpoint folder; `seconds` is what the optimization took."""
+    """Write ``README.md`` into a checkpoint folder; ``seconds`` is how long the optimization took."""
     from safetensors import safe_open
 
     with safe_open(folder / "model.safetensors", framework="np") as tensors:

@@ -1,10 +1,10 @@
 """Score a phantom model on held-out studies: `python -m sae_lens_maira.phantom.training.evaluate`.
 
-1. Findings: greedy reports, read back by the grammar, against the labels; micro-F1 and F1 a concept.
-2. Blank: the same prompts with every image blanked. A model that looks has little left to say.
-3. Prior: studies in which a concept is unchanged, told again with a prior that lacks it (no prior report in either).
-   The word has to become "new".
-4. Boxes: grounded reports; are they well formed, and how well do their boxes overlap the true ones?
+1. Findings: greedy reports, read back by the grammar, against the labels; micro-F1 and F1 per concept.
+2. Blank: the same prompts with every image blanked. A model that looks at images has little left to report.
+3. Prior: studies in which a concept is unchanged, once as they are and once with a prior image that lacks the concept
+   (without the prior report in both). The report has to say "new" instead.
+4. Boxes: how many grounded reports are well formed, and how well their boxes overlap the true ones.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sae_lens_maira.maira2.adapter import study_prompt
 from sae_lens_maira.maira2.modeling import Maira2ForConditionalGeneration
 from sae_lens_maira.maira2.processing import Maira2Processor
 from sae_lens_maira.phantom.generate import PhantomStudy, counterfactual, studies
 from sae_lens_maira.phantom.model.pretrained import PHANTOM_PATH
-from sae_lens_maira.phantom.model.prompting import findings_prompt
 from sae_lens_maira.phantom.words.scoring import ParsedReport, Scores, box_ious, parse_report, positives
 
 HELD_OUT_SEED = 1_000_003
-"""Studies of this seed are never trained on."""
+"""Training never uses studies of this seed."""
 _MAX_NEW_TOKENS, _MAX_NEW_TOKENS_GROUNDED = 160, 240
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The scores, each with what it was taken on. Shares and F1 run from 0 to 1; nan stands for "nothing to score"."""
+    """The scores. Shares and F1 run from 0 to 1; nan means that there was nothing to score."""
 
     n_studies: int
     micro_f1: float
     micro_f1_blank: float
     f1_by_concept: dict[str, float]
     change_accuracy: float
-    """Of the positive concepts that are rightly said in studies with a prior: how many with the right change."""
+    """Share with the right change, of the positive concepts rightly reported in studies with a prior."""
     unparsed_share: float
-    """Generated sentences that are not sentences of the grammar."""
+    """Share of generated sentences that are not in the grammar."""
     n_prior_swaps: int
     prior_swap_share: float
-    """Of the unchanged concepts that the model calls unchanged: how many become new with a prior that lacks them."""
+    """Share that becomes new with a prior that lacks the concept, of the concepts rightly called unchanged."""
     box_iou: float
-    """Mean over the truly visible concepts of all grounded reports; one without a box counts 0."""
+    """Mean over the concepts that truly have boxes, in all grounded reports; one without a reported box counts 0."""
     box_iou_by_concept: dict[str, float]
     well_formed_share: float
-    """Grounded reports without a piece of broken markup."""
+    """Share of grounded reports without malformed markup."""
 
 
 class _Swap(NamedTuple):
@@ -65,7 +65,7 @@ class _Swap(NamedTuple):
 
 
 def evaluate(path: Path | str = PHANTOM_PATH, n_studies: int = 500, *, batch_size: int = 50) -> Evaluation:
-    """Score the model at `path` on the first `n_studies` held-out studies."""
+    """Score the model at ``path`` on the first ``n_studies`` held-out studies."""
     model = Maira2ForConditionalGeneration.from_pretrained(path, dtype=torch.float32).eval()
     processor = Maira2Processor.from_pretrained(path)
     return score(Reporter(model, processor, batch_size), list(studies(n_studies, HELD_OUT_SEED)))
@@ -80,11 +80,11 @@ class Reporter:
     def reports(
         self, of: Sequence[PhantomStudy], task: str, *, grounded: bool = False, blank: bool = False
     ) -> list[ParsedReport]:
-        """Parsed reports in the order of `of`; `blank` replaces every image by the mean grey."""
+        """Parsed reports in the order of ``of``; ``blank`` replaces every image by the mean gray level."""
         texts: list[str] = [""] * len(of)
         order = sorted(range(len(of)), key=lambda i: (of[i].lateral is not None) + (of[i].prior_frontal is not None))
         for indices in tqdm(list(_chunks(order, self.batch_size)), desc=task):
-            inputs = self.processor([findings_prompt(of[i], grounded=grounded) for i in indices])
+            inputs = self.processor([study_prompt(of[i], "prompt", grounded=grounded) for i in indices])
             if blank:
                 inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
             limit = _MAX_NEW_TOKENS_GROUNDED if grounded else _MAX_NEW_TOKENS
@@ -96,7 +96,7 @@ class Reporter:
 
 
 def score(reporter: Reporter, held_out: Sequence[PhantomStudy]) -> Evaluation:
-    """All scores of one model on some studies."""
+    """All scores of a model on some studies."""
     plain = reporter.reports(held_out, "findings")
     scores = _scores(plain, held_out)
     blank = _scores(reporter.reports(held_out, "blank", blank=True), held_out)
@@ -125,9 +125,9 @@ def score(reporter: Reporter, held_out: Sequence[PhantomStudy]) -> Evaluation:
 
 
 def prior_swaps(held_out: Iterable[PhantomStudy]) -> list[_Swap]:
-    """One swap for each study that has an unchanged concept, the first in the order of the concepts not tried yet.
+    """One swap per study with an unchanged concept; of several, the concept with the fewest swaps so far.
 
-    The prior report is left out on both sides: it would give the answer away in words.
+    The prior report is left out on both sides, because it would give the answer away.
     """
     swaps: list[_Swap] = []
     tried: dict[str, int] = {}
@@ -187,7 +187,7 @@ def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 
 def summary(evaluation: Evaluation) -> str:
-    """The scores as a Markdown table with what is asked of each, then the concepts one by one."""
+    """The scores as a Markdown table with the wanted values, then a table of all concepts."""
     seen = {name: f1 for name, f1 in evaluation.f1_by_concept.items() if not math.isnan(f1)}
     lowest = min(seen, key=lambda name: seen[name])
     rows = [

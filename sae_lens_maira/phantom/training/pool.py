@@ -1,7 +1,7 @@
-"""The training pool: studies drawn once, with everything the losses want to know, kept in a few arrays.
+"""The training pool: studies drawn once and kept in a few arrays, with all targets of the losses.
 
-Drawing takes longer than a training step, so the pool is drawn by two processes before training starts and read many
-times; the words are composed anew each time a study is used, so no wording is learnt by heart.
+Drawing a study takes longer than training on it, so two processes draw the pool before training starts. Reports are not
+in the pool: a study is worded again each time it is used, so that no wording is learned by heart.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+from jaxtyping import Bool, Float32, UInt8
 from tqdm import tqdm
 
 from sae_lens_maira.data.study import Box
@@ -26,58 +26,62 @@ from sae_lens_maira.phantom.world.film import Shot
 from sae_lens_maira.phantom.world.scene import PhantomImage
 
 MAX_PARTS = 2
-"""Most boxes that one concept has."""
+"""The largest number of boxes that one concept has."""
 UNRELATED_EVERY = 5
-"""One study in so many has concepts that ignore its clinical context."""
+"""Every n-th study has concepts that ignore its clinical context."""
 LATERAL_STEMS: tuple[str, ...] = tuple(
     dict.fromkeys(stem(name, CONCEPTS[name].side) for name in VISIBLE if not name.startswith(("pneumothorax", "rib")))
 )
-"""What a lateral view shows: concepts without their side."""
+"""Concepts, without their side, that a lateral view shows."""
 
 
 class PooledStudy(NamedTuple):
-    """A study as the pool keeps it: how it is made, where its boxes are, which rows of the arrays are its images."""
+    """A study of the pool: its recipe, the boxes of its frontal image, and the array row of each of its images."""
 
     recipe: Recipe
     boxes: dict[str, tuple[Box, ...]]
     frontal: int
     lateral: int | None
-    prior: int | None
+    prior_frontal: int | None
+
+    @property
+    def images(self) -> list[int]:
+        """Rows of the images that the study has, in the order of a prompt."""
+        return [row for row in (self.frontal, self.lateral, self.prior_frontal) if row is not None]
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Studies and their images.
-
-    Shapes: `pixels` (n_images, size, size) as the processor stretches them; `is_lateral` (n_images,);
-    `appearance` (n_images, n_concepts, 3) of present, large, subtle; `boxes` (n_images, n_concepts, MAX_PARTS, 4), zero
-    where there is none (laterals have none); `lateral` (n_images, n_stems).
-    """
+    """Studies and their images."""
 
     studies: list[PooledStudy]
-    pixels: npt.NDArray[np.uint8]
-    is_lateral: npt.NDArray[np.bool_]
-    appearance: npt.NDArray[np.float32]
-    boxes: npt.NDArray[np.float32]
-    lateral: npt.NDArray[np.float32]
+    pixels: UInt8[np.ndarray, "n_images size size"]
+    """As the processor stretches them."""
+    is_lateral: Bool[np.ndarray, " n_images"]
+    appearance: Float32[np.ndarray, "n_images n_concepts 3"]
+    """Whether each concept is present, large, subtle: 0 or 1."""
+    boxes: Float32[np.ndarray, "n_images n_concepts n_parts 4"]
+    """``MAX_PARTS`` boxes per concept, zero where there is none; lateral images have none."""
+    lateral: Float32[np.ndarray, "n_images n_stems"]
+    """Whether a lateral image shows each of ``LATERAL_STEMS``: 0 or 1."""
 
 
-def stretched_pixels(image: PhantomImage) -> npt.NDArray[np.uint8]:
-    """The image as the model's processor sees it after its stretch to the full range of grey."""
+def stretched_pixels(image: PhantomImage) -> UInt8[np.ndarray, "size size"]:
+    """The image after the processor's stretch to the full range of gray levels."""
     return np.asarray(to_stretched_grey(image.open()))
 
 
 class _Drawn(NamedTuple):
-    """One image of the pool with its targets, as a worker hands it over."""
+    """One image of the pool with its targets, as a worker returns it."""
 
-    pixels: npt.NDArray[np.uint8]
+    pixels: UInt8[np.ndarray, "size size"]
     is_lateral: bool
     state: State
     boxes: dict[str, tuple[Box, ...]]
 
 
 def _draw_study(index: int, seed: int) -> tuple[Recipe, list[_Drawn]]:
-    """Study `index`: frontal image, then lateral, then prior where it has them, with the shots of `generate.build`."""
+    """One study: its frontal, then its lateral and prior image if it has them, with the shots of ``generate.build``."""
     unrelated = index % UNRELATED_EVERY == 0
     recipe = sample_recipe(np.random.default_rng([seed, index]), size=IMAGE_SIZE, unrelated=unrelated)
     shots = [Shot.sample(np.random.default_rng([recipe.seed, k])) for k in range(3)]
@@ -94,7 +98,7 @@ def _draw_study(index: int, seed: int) -> tuple[Recipe, list[_Drawn]]:
 
 
 def draw_pool(n_studies: int, seed: int, *, n_workers: int = 2) -> Pool:
-    """Draw `n_studies` studies; the result does not depend on `n_workers`."""
+    """Draw ``n_studies`` studies; the result does not depend on ``n_workers``."""
     drawn = list(_draw_all(n_studies, seed, n_workers))
     images = [image for _, own in drawn for image in own]
     studies, row = [], 0

@@ -1,28 +1,28 @@
 """Stage 1 of the training: the vision tower learns to see, on labels, before any language is involved.
 
-MAIRA-2 takes its image encoder ready-made (RAD-DINO) and keeps it frozen; the phantom has to make its own. Linear
-heads on the mean of the patch features learn what is present, how large and how faint it is, and where its boxes are;
-a head on each patch learns which concepts it shows. The heads are thrown away afterwards. What stays is a tower whose
-features say these things linearly, which is what the projector and the language model can read.
+MAIRA-2 uses a pretrained image encoder (RAD-DINO) and keeps it frozen; the phantom has to train its own. Linear heads
+on the mean of the patch features learn what is present, how large and how faint it is, and where its boxes are; a
+linear head on each patch learns which concepts it shows. The heads are thrown away afterwards. What remains is a tower
+whose features encode all this linearly, so that the projector and the language model can read it.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sae_lens_maira.phantom.model.architecture import IMAGE_MEAN, IMAGE_STD
 from sae_lens_maira.phantom.training.pool import LATERAL_STEMS, MAX_PARTS, Pool
 from sae_lens_maira.phantom.world.concepts import VISIBLE
 
-_MEAN, _STD = 0.5307, 0.2583
 _LATERAL_SHARE = 0.12
 
 
 class VisionHeads(nn.Module):
-    """Linear read-outs of the tower's features, for training only."""
+    """Linear heads on the tower's features, for training only."""
 
     def __init__(self, d_vision: int) -> None:
         super().__init__()
@@ -33,14 +33,14 @@ class VisionHeads(nn.Module):
         self.patches = nn.Linear(d_vision, n)
 
 
-def to_pixel_values(pixels: Tensor) -> Float[Tensor, "n_images 3 height width"]:
-    """What the processor makes of stretched 8-bit images (n_images, height, width): normalized, three channels."""
-    plane = (pixels.float() / 255.0 - _MEAN) / _STD
+def to_pixel_values(pixels: UInt8[Tensor, "n_images height width"]) -> Float[Tensor, "n_images 3 height width"]:
+    """What the processor makes of stretched 8-bit images: normalized, three channels."""
+    plane = (pixels.float() / 255.0 - IMAGE_MEAN) / IMAGE_STD
     return plane[:, None].expand(-1, 3, -1, -1)
 
 
 def vision_batch(pool: Pool, seed: tuple[int, ...], batch_size: int) -> tuple[Tensor, np.ndarray]:
-    """Pixel values of a random batch, a little roughened, and its rows of the pool: a function of the seed."""
+    """Slightly augmented pixel values of a random batch, and its rows of the pool; a function of the seed."""
     rng = np.random.default_rng(seed)
     frontals, laterals = np.flatnonzero(~pool.is_lateral), np.flatnonzero(pool.is_lateral)
     n_laterals = min(round(batch_size * _LATERAL_SHARE), len(laterals))
@@ -56,7 +56,7 @@ def vision_batch(pool: Pool, seed: tuple[int, ...], batch_size: int) -> tuple[Te
 def vision_loss(
     features: Float[Tensor, "n_images n_patches d_vision"], heads: VisionHeads, pool: Pool, rows: np.ndarray
 ) -> Tensor:
-    """The sum of the heads' losses; each is a mean over what it applies to."""
+    """The weighted sum of the heads' losses, each a mean over the images and concepts that it applies to."""
     is_lateral = torch.from_numpy(pool.is_lateral[rows])
     mean = features.mean(dim=1)
     frontal_rows = rows[~pool.is_lateral[rows]]
@@ -85,20 +85,20 @@ def vision_loss(
 def patch_cover(
     boxes: Float[Tensor, "n_images n_concepts n_parts 4"], side: int
 ) -> Float[Tensor, "n_images n_patches n_concepts"]:
-    """1 where a patch touches a box of the concept; patches row by row, `side` a row."""
-    centres = (torch.arange(side, dtype=torch.float32) + 0.5) / side
+    """1 where a patch touches a box of the concept; patches are in row-major order, ``side`` per row."""
+    centers = (torch.arange(side, dtype=torch.float32) + 0.5) / side
     half = 0.5 / side
     x_min, y_min, x_max, y_max = boxes[..., None, :].unbind(-1)
     exists = (boxes.sum(-1) > 0)[..., None]
-    across = (centres >= x_min - half) & (centres <= x_max + half) & exists
-    down = (centres >= y_min - half) & (centres <= y_max + half)
+    across = (centers >= x_min - half) & (centers <= x_max + half) & exists
+    down = (centers >= y_min - half) & (centers <= y_max + half)
     cover = (down[..., :, None] & across[..., None, :]).any(dim=2)
     return cover.flatten(2).transpose(1, 2).float()
 
 
 @torch.no_grad()
 def pool_features(tower: nn.Module, pool: Pool, batch_size: int = 128) -> Float[Tensor, "n_images n_patches d_vision"]:
-    """Patch features of every image of the pool, CLS dropped, in half precision, computed once."""
+    """Patch features (without CLS) of every image of the pool, in half precision."""
     out = []
     for start in range(0, len(pool.pixels), batch_size):
         values = to_pixel_values(torch.from_numpy(pool.pixels[start : start + batch_size]))
@@ -108,7 +108,7 @@ def pool_features(tower: nn.Module, pool: Pool, batch_size: int = 128) -> Float[
 
 @torch.no_grad()
 def presence_f1(tower: nn.Module, heads: VisionHeads, pool: Pool, rows: np.ndarray) -> float:
-    """Micro-F1 of the presence head on some frontal rows, at a threshold of one half: how well the tower sees."""
+    """Micro-F1 of the presence head on some frontal rows of the pool, at a probability threshold of one half."""
     values = to_pixel_values(torch.from_numpy(pool.pixels[rows]))
     mean = tower(values).feature_maps[-1][:, 1:].mean(dim=1)
     said = heads.appearance(mean).view(len(rows), -1, 3)[..., 0] > 0

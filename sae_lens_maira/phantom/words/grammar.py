@@ -1,8 +1,8 @@
 """The report grammar: every sentence that a report can contain, and what it says.
 
-The grammar is finite, a few thousand sentences, so it is written out whole: `sentences(claim)` lists the wordings of
-a claim, and `meanings()` maps every wording back. Composing and parsing therefore cannot drift apart, and scoring a
-report is looking its sentences up.
+The grammar is finite, with a few thousand sentences, so it can be listed: ``sentences(claim)`` gives the wordings of a
+claim, and ``meanings()`` maps every wording back. So composing and parsing always agree, and reading a report means
+looking up its sentences.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ from sae_lens_maira.phantom.world.concepts import CHANGES, CONCEPTS, FAMILIES, V
 class Claim(NamedTuple):
     """One claim: a visible concept is present or uncertain, perhaps with a change; or a family is gone."""
 
-    subject: str  # a visible concept, or a family when `change` is "removed"
+    subject: str
+    """A visible concept, or a family if ``change`` is "removed"."""
     presence: Presence
     change: Change | None
 
     @property
     def labels(self) -> dict[str, Label]:
+        """What the claim says of each concept."""
         members = FAMILIES[self.subject] if self.change == "removed" else (self.subject,)
         return {name: Label(self.presence, self.change) for name in members}
 
@@ -44,6 +46,7 @@ def stem(name: str, side: str | None) -> str:
 
 
 def section(claim: Claim) -> Section:
+    """The section in which a claim is made."""
     family = claim.subject if claim.change == "removed" else CONCEPTS[claim.subject].family
     side = CONCEPTS[FAMILIES[family][0]].side
     return SECTION_OF[stem(family, side)]
@@ -137,12 +140,12 @@ def _removed_sentences(family: str) -> tuple[str, ...]:
 
 
 def _families(keys: tuple[str, ...]) -> tuple[str, ...]:
-    """The families, both sides of each, that the keys of the word lists stand for."""
+    """The families, with both sides of each, that keys of the word lists stand for."""
     return tuple(family for family, members in FAMILIES.items() if stem(family, CONCEPTS[members[0]].side) in keys)
 
 
 class NormalStatement(NamedTuple):
-    """A statement that families are absent: where it stands, its wordings, and what it says."""
+    """A statement that families are absent: its section, its wordings, and the families."""
 
     section: str
     wordings: tuple[str, ...]
@@ -150,6 +153,7 @@ class NormalStatement(NamedTuple):
 
     @property
     def labels(self) -> dict[str, Label]:
+        """What the statement says of each concept."""
         return {name: Label("absent") for family in self.families for name in FAMILIES[family]}
 
 
@@ -160,7 +164,7 @@ NORMAL_STATEMENTS: tuple[NormalStatement, ...] = tuple(
 
 
 def possible_changes(name: str) -> list[Change | None]:
-    """The changes that a present concept can have: only what has sizes can be larger or smaller than it was."""
+    """The changes that a present concept can have: only concepts with several sizes can be larger or smaller."""
     concept = CONCEPTS[name]
     sizes = (
         {extent for member in FAMILIES[concept.family] for extent in CONCEPTS[member].extents}
@@ -185,13 +189,17 @@ def all_claims() -> list[Claim]:
 
 
 def normalize(sentence: str) -> str:
-    """The form in which sentences are compared: single spaces, lower case, no closing full stop."""
+    """The form in which sentences are compared: single spaces, lower case, no final period."""
     return " ".join(sentence.lower().split()).rstrip(".").rstrip()
 
 
 @cache
 def meanings() -> Mapping[str, Mapping[str, Label]]:
-    """The inverse of the grammar: normalized sentence -> what it says. Two readings of one sentence are an error."""
+    """The inverse of the grammar: from a normalized sentence to what it says.
+
+    Raises:
+        ValueError: one sentence has two meanings.
+    """
     table: dict[str, Mapping[str, Label]] = {}
     entries = [(claim.labels, sentences(claim)) for claim in all_claims()]
     entries += [(statement.labels, statement.wordings) for statement in NORMAL_STATEMENTS]

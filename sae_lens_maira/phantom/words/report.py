@@ -1,9 +1,9 @@
 """Composing a report: which claims are made, in which words and in which order, with the span of every sentence.
 
-Whatever is present, and whatever is gone since the prior, is always said; which normal findings get a mention is
-chance. The order of the sections is chance too; within a section things come in the order of the families, as they do
-in a practised dictation. Each choice is drawn from its own seed (the report's, and the name of what it is about), so
-that a concept that is added or taken away changes the sentences about it and no others, neither words nor order.
+Everything that is present, or gone since the prior, is always said. Which normal findings are mentioned is random, and
+so is the order of the sections; within a section concepts follow the order of their families. Each choice has its own
+random numbers, seeded by the report's seed and the name of what it is about. So adding or removing a concept changes
+only the sentences about it, and neither the words nor the order of the others.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ _MENTION_RATE = {
 def compose(
     state: State, prior: State | None, seed: int, boxes: Mapping[str, tuple[Box, ...]] | None = None
 ) -> tuple[str, tuple[SentenceLabel, ...]]:
-    """The findings text of `state` compared with `prior`, and what each of its sentences says.
+    """The findings of ``state`` compared with ``prior``, and what each of their sentences says.
 
-    `boxes` says where each present concept is on the frontal image; without it no sentence has boxes.
+    Args:
+        state: what is visible now.
+        prior: what was visible before; None if there is no prior.
+        seed: decides words and order.
+        boxes: where each present concept is on the frontal image; without them no sentence has boxes.
     """
     truth = visible_labels(state, prior)
     claims = [Claim(name, truth[name].presence, truth[name].change) for name in state]
@@ -51,29 +55,23 @@ def compose(
         spoken.append((place, wording, labels, ()))
     spoken.sort(key=lambda item: item[0])
 
-    text, labelled = "", []
+    text, labeled = "", []
     for _, wording, labels, where in spoken:
         start = len(text) + (1 if text else 0)
         text = f"{text} {wording}" if text else wording
-        labelled.append(SentenceLabel(start, start + len(wording), labels, where))
-    return text, tuple(labelled)
+        labeled.append(SentenceLabel(start, start + len(wording), labels, where))
+    return text, tuple(labeled)
 
 
-def grounded_text(findings: str, labelled: tuple[SentenceLabel, ...]) -> str:
-    """The report in MAIRA-2's grounded form: `<obj>sentence<box><x10><y20><x30><y40></box></obj>` a sentence."""
-    return "".join(
-        f"<obj>{findings[s.start : s.end]}{''.join(box_tokens(box) for box in s.boxes)}</obj>" for s in labelled
-    )
+def grounded_text(findings: str, labeled: tuple[SentenceLabel, ...]) -> str:
+    """The report in MAIRA-2's grounded form, one phrase per sentence."""
+    from sae_lens_maira.maira2.grounding import GroundedPhrase, format_grounded  # its package imports torch
 
-
-def box_tokens(box: Box) -> str:
-    """A box as coordinate tokens. Bin b of 100 stands for (b + 0.5) / 100, so that the edge 1.0 falls into bin 99."""
-    x_min, y_min, x_max, y_max = (min(99, max(0, int(edge * 100))) for edge in box)
-    return f"<box><x{x_min}><y{y_min}><x{x_max}><y{y_max}></box>"
+    return format_grounded([GroundedPhrase(findings[s.start : s.end], s.boxes) for s in labeled])
 
 
 def _rank(labels: Mapping[str, Label]) -> int:
-    """The place of a sentence within its section."""
+    """The sort key of a sentence within its section."""
     return min(VISIBLE.index(name) for name in labels)
 
 
@@ -82,7 +80,7 @@ def _chance(seed: int, about: str) -> np.random.Generator:
 
 
 def _normal_statements(truth: Mapping[str, Label], seed: int) -> list[tuple[str, str, Mapping[str, Label]]]:
-    """The normal findings worth a mention: drawn by chance, said only where true, each thing at most once."""
+    """The normal findings that are mentioned: a random choice of those that are true, each family at most once."""
     rng = _chance(seed, "normal")
     draws = [(float(rng.random()), int(rng.integers(len(statement.wordings)))) for statement in NORMAL_STATEMENTS]
     mentioned: set[str] = set()

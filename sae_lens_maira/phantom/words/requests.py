@@ -1,6 +1,6 @@
-"""The text around the images: indication, technique and comparison, and the text concepts that they carry.
+"""The request: indication, technique and comparison, and the text concepts that they express.
 
-An image shows none of this. Each text concept has at least three wordings, here as in the findings.
+No image shows these. As in the findings, each concept has at least three wordings.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ COMPARISONS: dict[str, tuple[str, ...]] = {
 
 
 class Request(NamedTuple):
-    """The three sections and the text concepts that they carry."""
+    """The three sections, and the labels of all text concepts."""
 
     indication: str
     technique: str
@@ -64,7 +64,7 @@ class Request(NamedTuple):
 
 
 def write_request(indication: str, technique: str, comparison: str, rng: np.random.Generator) -> Request:
-    """Word a request for three meanings (keys of the tables above)."""
+    """Word a request with given meanings, which are keys of the tables above."""
     said = {f"indication_{indication}", f"technique_{technique}", f"comparison_{comparison}"}
     return Request(
         _pick(INDICATIONS[indication], rng),

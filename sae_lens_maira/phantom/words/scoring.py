@@ -1,16 +1,16 @@
 """An exact scorer for reports in the phantom's grammar.
 
-1. `parse_report` reads a report back: each sentence is looked up in the grammar's inverse; one that is not a sentence
-   of the grammar is kept as unparsed, not guessed at. Plain and grounded reports are both read, however broken.
-2. `Scores` counts, over studies, which positive concepts were said and which were true: micro-F1, and F1 a concept.
-   An uncertain finding counts as present, on both sides.
-3. `box_ious` compares the boxes of a grounded report with the true ones, concept by concept.
+1. ``parse_report`` reads a plain or grounded report back by looking up each sentence in the grammar's inverse. It never
+   guesses: a sentence that is not in the grammar is kept as unparsed.
+2. ``Scores`` counts, over studies, which positive concepts were reported and which were true: micro-F1, and F1 per
+   concept. An uncertain finding counts as present on both sides.
+3. ``box_ious`` compares the boxes of a grounded report with the true ones, concept by concept.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,14 +20,11 @@ from sae_lens_maira.data.study import Box, Change, Label, Presence, SentenceLabe
 from sae_lens_maira.phantom.words.grammar import meanings, normalize
 from sae_lens_maira.phantom.world.concepts import VISIBLE
 
-_PHRASE = re.compile(r"<obj>(.*?)(?=</obj>|<obj>|$)", re.DOTALL)
-_BOX = re.compile(r"<box>\s*<x(\d{1,2})>\s*<y(\d{1,2})>\s*<x(\d{1,2})>\s*<y(\d{1,2})>\s*</box>")
-_MARKUP = re.compile(r"</?(?:obj|box)>|<[xy]\d{1,2}>")
 _SENTENCE_END = re.compile(r"(?<=\.)\s+")
 
 
 class Assertion(NamedTuple):
-    """One concept as a report speaks of it."""
+    """What a report says of one concept."""
 
     concept: str
     presence: Presence
@@ -36,7 +33,7 @@ class Assertion(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ParsedSentence:
-    """A sentence, what it says (nothing if it is not in the grammar), and the boxes that came with it."""
+    """A sentence of the grammar, what it says, and its boxes."""
 
     text: str
     labels: Mapping[str, Label]
@@ -45,7 +42,13 @@ class ParsedSentence:
 
 @dataclass(frozen=True, slots=True)
 class ParsedReport:
-    """A report read back. `malformed` counts pieces of grounding markup that belong to no well-formed box or phrase."""
+    """A report read back.
+
+    Args:
+        sentences: the sentences of the grammar.
+        unparsed: all other sentences.
+        malformed: number of grounding tokens that belong to no well-formed box or phrase.
+    """
 
     sentences: tuple[ParsedSentence, ...]
     unparsed: tuple[str, ...]
@@ -53,17 +56,18 @@ class ParsedReport:
 
     @property
     def assertions(self) -> frozenset[Assertion]:
+        """Everything that the report says."""
         return frozenset(
             Assertion(name, *label) for sentence in self.sentences for name, label in sentence.labels.items()
         )
 
     @property
     def positives(self) -> frozenset[str]:
-        """Concepts said to be present, surely or not."""
+        """Concepts that the report calls present or uncertain."""
         return frozenset(name for name, presence, _ in self.assertions if presence != "absent")
 
     def changes(self) -> dict[str, Change | None]:
-        """The change said of each positive concept; the first word counts where a report contradicts itself."""
+        """The change of each positive concept; if a report contradicts itself, the first statement counts."""
         said: dict[str, Change | None] = {}
         for sentence in self.sentences:
             for name, label in sentence.labels.items():
@@ -82,45 +86,31 @@ class ParsedReport:
 
 
 def parse_report(text: str) -> ParsedReport:
-    """Read a plain or a grounded report. Never raises: what is not understood is unparsed, or counted as malformed."""
-    malformed = 0
-    pieces: list[tuple[str, tuple[Box, ...]]] = []
-    if "<obj>" in text:
-        for phrase in _PHRASE.findall(text):
-            boxes = tuple(_box(match) for match in _BOX.findall(phrase))
-            rest = _BOX.sub("", phrase)
-            malformed += len(_MARKUP.findall(rest))
-            pieces.append((_MARKUP.sub("", rest), boxes))
-        malformed += abs(text.count("<obj>") - text.count("</obj>"))
-    else:
-        malformed += len(_MARKUP.findall(text))
-        pieces.append((_MARKUP.sub("", text), ()))
+    """Read a plain or a grounded report; never raises. Other text is kept as unparsed or counted as malformed."""
+    from sae_lens_maira.maira2.grounding import salvage_grounded  # its package imports torch
 
+    phrases, n_stray = salvage_grounded(text)
     table, sentences, unparsed = meanings(), [], []
-    for piece, boxes in pieces:
-        for sentence in _SENTENCE_END.split(piece.strip()):
+    for phrase in phrases:
+        for sentence in _SENTENCE_END.split(phrase.text.strip()):
             if not sentence.strip():
                 continue
             labels = table.get(normalize(sentence))
             if labels is None:
                 unparsed.append(sentence.strip())
             else:
-                sentences.append(ParsedSentence(sentence.strip(), labels, boxes))
-    return ParsedReport(tuple(sentences), tuple(unparsed), malformed)
+                sentences.append(ParsedSentence(sentence.strip(), labels, phrase.boxes))
+    return ParsedReport(tuple(sentences), tuple(unparsed), n_stray)
 
 
 def true_assertions(sentences: Iterable[SentenceLabel]) -> frozenset[Assertion]:
-    """What a study's own sentences say, in the form in which a report is read back."""
+    """What a study's own sentences say, in the form of :attr:`ParsedReport.assertions`."""
     return frozenset(Assertion(name, *label) for sentence in sentences for name, label in sentence.labels.items())
-
-
-def _box(edges: Sequence[str]) -> Box:
-    return Box(*((int(edge) + 0.5) / 100 for edge in edges))
 
 
 @dataclass(slots=True)
 class Count:
-    """How often a concept was rightly said, wrongly said, and missed."""
+    """True positives, false positives and false negatives of one concept."""
 
     hits: int = 0
     false: int = 0
@@ -128,19 +118,19 @@ class Count:
 
     @property
     def f1(self) -> float:
-        """2 hits / (2 hits + false + missed); nan where there was nothing to find and nothing was said."""
+        """2 hits / (2 hits + false + missed); nan if all are 0."""
         total = 2 * self.hits + self.false + self.missed
         return 2 * self.hits / total if total else float("nan")
 
 
 @dataclass(slots=True)
 class Scores:
-    """F1 of positive visible concepts, added up study by study."""
+    """F1 of the positive visible concepts, over studies."""
 
     counts: dict[str, Count] = field(default_factory=lambda: {name: Count() for name in VISIBLE})
 
     def add(self, said: Iterable[str], true: Iterable[str]) -> None:
-        """Count one study: the concepts that its report says are present, and those that are."""
+        """Count one study: the positive concepts of its report, and those of its labels."""
         said, true = set(said), set(true)
         for name in said | true:
             count = self.counts[name]
@@ -166,15 +156,15 @@ class Scores:
 
 
 def positives(labels: Mapping[str, Label]) -> frozenset[str]:
-    """The visible concepts that a study's labels call present, surely or not."""
+    """The visible concepts that a study's labels call present or uncertain."""
     return frozenset(name for name in VISIBLE if name in labels and labels[name].positive)
 
 
 def iou(a: Iterable[Box], b: Iterable[Box], *, resolution: int = 200) -> float:
-    """Intersection over union of two sets of boxes, each taken as the union of its boxes.
+    """Intersection over union of two regions, each the union of its boxes.
 
-    Measured on a grid of `resolution` cells a side, so exact only for edges at multiples of 1 / resolution; 200 puts
-    bin centres, the only edges that a grounded report can give, on cell edges.
+    It is measured on a grid of ``resolution`` x ``resolution`` cells, so it is exact only for edges at multiples of
+    1 / resolution. With 200, bin centers, the only edges that a grounded report can give, lie on cell edges.
     """
     first, second = _cover(a, resolution), _cover(b, resolution)
     union = int((first | second).sum())
@@ -190,7 +180,7 @@ def _cover(boxes: Iterable[Box], resolution: int) -> np.ndarray:
 
 
 def box_ious(parsed: ParsedReport, true: Iterable[SentenceLabel]) -> dict[str, float]:
-    """IoU of each concept that truly has boxes; one that the report does not mention, or does not box, scores 0."""
+    """IoU of each concept that truly has boxes; 0 for a concept to which the report gives no box."""
     given = parsed.boxes()
     return {
         name: iou(given.get(name, ()), sentence.boxes)

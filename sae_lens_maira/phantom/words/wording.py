@@ -1,7 +1,7 @@
-"""The words of the reports: data, no logic (`grammar` turns it into sentences).
+"""The words of the reports, without logic: ``grammar`` turns them into sentences.
 
-Every concept has at least three noun phrases, so that none of them is a single token, and some whole clauses besides.
-`{side}` is the patient's side. American spelling, the register of a radiology report.
+Every concept has at least three noun phrases, so that no concept is tied to one token, and some whole clauses.
+``{side}`` is the patient's side. Spelling is American, and the style is that of radiology reports.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Section = Literal["devices", "heart", "lungs", "pleura", "bones"]
 
 
 class Noun(NamedTuple):
-    """A noun phrase: "a", "an" or "" for its article, the phrase itself, and whether it takes a plural verb."""
+    """A noun phrase: its article ("a", "an" or none), the phrase itself, and whether it takes a plural verb."""
 
     article: str
     phrase: str
@@ -122,7 +122,7 @@ CLAUSES: dict[str, tuple[str, ...]] = {
     "rib_fracture": ("several {side} ribs are fractured",),
     "hyperinflation": ("the lungs are hyperinflated",),
 }
-"""Whole statements of a present concept, without capital and full stop."""
+"""Statements that a concept is present, without capital and period."""
 
 REMOVED_NOUNS: dict[str, tuple[str, ...]] = {
     "pacemaker": ("pacemaker", "pacing device"),
@@ -140,7 +140,7 @@ REMOVED_NOUNS: dict[str, tuple[str, ...]] = {
     "rib_fracture": ("deformity of {side} rib fractures", "{side} rib deformity"),
     "hyperinflation": ("hyperinflation", "pulmonary overinflation"),
 }
-"""How a whole family is named once it is gone: without size or position, which the current image no longer shows."""
+"""Names of a family that is gone, without size or position, which the current image no longer shows."""
 
 SUFFIXES: dict[Change | None, tuple[str, ...]] = {
     None: ("",),
@@ -207,7 +207,7 @@ NORMAL: tuple[tuple[Section | Literal["overall"], tuple[str, ...], tuple[str, ..
         ),
     ),
 )
-"""Statements of the normal: where they stand, their wordings, and the families that they say are absent."""
+"""Statements of normal findings: their section, their wordings, and the families that they say are absent."""
 
 SECTION_OF: dict[str, Section] = {
     **dict.fromkeys(
@@ -218,7 +218,7 @@ SECTION_OF: dict[str, Section] = {
     "cardiomegaly": "heart",
     "rib_fracture": "bones",
 }
-"""Keys of the word lists, here as in `NORMAL` without their side."""
+"""The section of a key of the word lists; as in ``NORMAL``, keys have no side."""
 
 SECTION_ORDERS: tuple[tuple[Section, ...], ...] = (
     ("devices", "lungs", "pleura", "heart", "bones"),

@@ -1,7 +1,7 @@
 """A patient's body: the numbers that stay the same from one study to the next.
 
-The same numbers draw the frontal and the lateral view, and the prior. Each is drawn from a range that keeps normal
-anatomy clear of disease: the broadest normal heart is well short of the narrowest enlarged one.
+They determine the frontal, the lateral and the prior image alike. Each is sampled from a range that keeps normal
+anatomy apart from disease: the broadest normal heart is clearly narrower than the narrowest enlarged one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sae_lens_maira.phantom.world.concepts import State
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """Body coordinates (fractions of the film) unless said otherwise; `Annotated` holds each number's normal range."""
+    """Lengths in body coordinates (fractions of the film) unless noted; ``Annotated`` holds each normal range."""
 
     seed: int
     cage_half_width: Annotated[float, (0.385, 0.42)]
@@ -42,17 +42,17 @@ class Anatomy:
 
     @classmethod
     def sample(cls, seed: int) -> Anatomy:
-        """The body of patient number `seed`."""
+        """The body of patient ``seed``."""
         rng = np.random.default_rng([seed, 0xB0D7])
         drawn = {name: float(rng.uniform(low, high)) for name, (low, high) in _normal_ranges().items()}
         return cls(seed=seed, **drawn)
 
     def choice(self, name: str) -> np.random.Generator:
-        """A generator for where this patient's `name` lies, the same in every study and whatever else is present."""
+        """Random numbers for where ``name`` lies in this patient: the same in every study, whatever else it shows."""
         return np.random.default_rng([self.seed, *name.encode()])
 
     def with_disease(self, state: State) -> Anatomy:
-        """The body as diseases that change its shape leave it; those that add density are drawn on top instead."""
+        """The body reshaped by cardiomegaly and hyperinflation; other diseases are drawn on top of it instead."""
         body = self
         if "cardiomegaly" in state:
             body = replace(body, heart_size=body.heart_size * 1.42)
@@ -61,6 +61,7 @@ class Anatomy:
         return body
 
     def diaphragm_top(self, side: str) -> float:
+        """y of the dome's top on one side."""
         return self.diaphragm_right + (self.diaphragm_left_drop if side == "left" else 0.0)
 
 

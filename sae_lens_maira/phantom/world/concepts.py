@@ -1,12 +1,12 @@
 """The phantom's concepts: the closed list of what a study can show or say.
 
-Four kinds, after the paper's: devices and pathologies are *visible*, a longitudinal change is a visible concept
-compared with the prior image, and text concepts stand in the request alone. Sides are the patient's: his right is on
-the image's left.
+Bouzid et al. 2025 (arXiv 2507.12950) tell four kinds apart. Devices and pathologies are *visible*; a longitudinal
+change compares a visible concept with the prior image; text concepts occur only in the request. Sides are the
+patient's: the patient's right is on the image's left.
 
-A *family* is what a change is measured on. The two sizes of the right effusion are one family, so that small to large
-is "larger", not one thing gone and another one come. Families whose members have no order (where the tube's tip lies)
-have no "larger": another member than before is simply new.
+Changes are measured per *family*. The two sizes of the right effusion are one family, so that from small to large is
+"larger", rather than one concept removed and another one new. The members of some families have no order (the positions
+of a tube's tip); then another member than before is new.
 """
 
 from __future__ import annotations
@@ -26,7 +26,17 @@ CHANGES: tuple[Change, ...] = get_args(Change)
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """One concept: `extents` are the sizes it can be drawn in; `subtle` says that it may be faint, hence uncertain."""
+    """One concept.
+
+    Args:
+        name: unique name.
+        kind: device, pathology or text.
+        family: the concepts that a change is measured on; for a text concept, its section.
+        side: of the patient; None if it has no side.
+        extents: the sizes in which it can be drawn.
+        subtle: whether it can be faint, so that the report calls it uncertain.
+        ordered: whether the members of its family differ in size.
+    """
 
     name: str
     kind: Kind
@@ -45,7 +55,7 @@ class Appearance(NamedTuple):
 
 
 State = Mapping[str, Appearance]
-"""What one moment of a patient shows: visible concept -> appearance. A concept that is not in it is absent."""
+"""What is visible in a patient at one time: from concept to appearance. A concept that is not in it is absent."""
 
 
 def _sided(family: str, kind: Kind, extents: tuple[Extent, ...] = (1,), *, subtle: bool = False) -> list[Concept]:
@@ -103,7 +113,11 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 
 def as_state(concepts: Iterable[str] | State) -> dict[str, Appearance]:
-    """A checked state, in the order of `VISIBLE`. A bare name gets its smallest extent, plainly drawn."""
+    """A checked state, in the order of ``VISIBLE``. A bare name gets its smallest extent and is not faint.
+
+    Raises:
+        ValueError: a concept is unknown or cannot look like that, or two concepts exclude each other.
+    """
     given = dict(concepts) if isinstance(concepts, Mapping) else dict.fromkeys(concepts)
     for name, appearance in given.items():
         if name not in VISIBLE:
@@ -122,10 +136,10 @@ def as_state(concepts: Iterable[str] | State) -> dict[str, Appearance]:
 
 
 def compare(name: str, state: State, prior: State) -> Change | None:
-    """How `name` changed from `prior` to `state`.
+    """How a concept changed from ``prior`` to ``state``.
 
-    "Removed" is said of a whole family: every member is removed once the family is gone. A member that is absent while
-    its family goes on under another name, or that was in neither, has no change.
+    "Removed" applies to a whole family: once no member is present, every member is removed. A member that is absent
+    while another member is present, or that was absent before too, has no change.
     """
     concept = CONCEPTS[name]
     before = [other for other in FAMILIES[concept.family] if other in prior]
@@ -141,7 +155,7 @@ def compare(name: str, state: State, prior: State) -> Change | None:
 
 
 def visible_labels(state: State, prior: State | None) -> dict[str, Label]:
-    """The truth about every visible concept, with changes where there is a prior."""
+    """The true label of every visible concept, with changes if there is a prior."""
     labels = {}
     for name in VISIBLE:
         presence = ("uncertain" if state[name].subtle else "present") if name in state else "absent"

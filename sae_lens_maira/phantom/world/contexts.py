@@ -1,8 +1,8 @@
-"""Why concepts occur together: clinical contexts, and how a patient in one changes from one study to the next.
+"""Why concepts occur together: clinical contexts, and how a patient changes from one study to the next.
 
-A study belongs to a context (intensive care, heart failure, trauma, ...). The context sets how likely each concept
-is, how the request reads and whether there is a prior; given the context, how ill the patient is moves all its
-concepts together.
+A study belongs to a context (intensive care, heart failure, trauma, ...), which decides how likely each concept is, how
+the request reads and whether there is a prior. Within a context, how ill the patient is raises or lowers the
+probability of all its concepts together.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sae_lens_maira.phantom.world.concepts import (
     as_state,
 )
 
-_PERMANENT = {"pacemaker", "sternotomy_wires", "hyperinflation"}  # not lost between two studies
+_PERMANENT = {"pacemaker", "sternotomy_wires", "hyperinflation"}  # always still there in the next study
 _CHRONIC = {
     "cardiomegaly": 0.95,
     "nodule_right": 0.9,
@@ -37,10 +37,15 @@ _MAX_PRESENT = 6  # keeps reports short
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One clinical setting. `rates` gives the probability of each concept or, without a side or a size, of its kind.
+    """One clinical setting.
 
-    `share` is relative to the other contexts; `portable` and `with_prior` are probabilities; `indications` are the
-    text concepts that a request may carry.
+    Args:
+        name: unique name.
+        share: share of the studies.
+        rates: probability of each concept; a name without side or size stands for all concepts that add them.
+        indications: what the request may say, as keys of ``requests.INDICATIONS``.
+        portable: probability that the image is taken at the bedside.
+        with_prior: probability that there is a prior study.
     """
 
     name: str
@@ -144,15 +149,16 @@ CONTEXTS: dict[str, Context] = {context.name: context for context in _CONTEXTS}
 
 
 def choose_context(rng: np.random.Generator) -> Context:
+    """A random context, with probabilities in proportion to the shares."""
     contexts = list(CONTEXTS.values())
     shares = np.array([context.share for context in contexts])
     return contexts[int(rng.choice(len(contexts), p=shares / shares.sum()))]
 
 
 def sample_state(context: Context, rng: np.random.Generator) -> dict[str, Appearance]:
-    """One patient's state: how ill he is, then each kind of concept, then what goes with what."""
-    illness = float(rng.uniform(0.35, 1.5))  # scales every rate of this patient
-    injured: Side = SIDES[int(rng.integers(2))]  # trauma and surgery have a side
+    """A random state: first how ill the patient is, then each kind of concept with those that come along."""
+    illness = float(rng.uniform(0.35, 1.5))  # scales all rates of this patient
+    injured: Side = SIDES[int(rng.integers(2))]  # trauma affects one side
     state: dict[str, Appearance] = {}
     for kind, rate in context.rates.items():
         if rng.random() >= min(0.97, rate * illness if rate < 0.9 else rate):
@@ -161,7 +167,7 @@ def sample_state(context: Context, rng: np.random.Generator) -> dict[str, Appear
             case "endotracheal_tube":
                 position = "too_low" if rng.random() < 0.4 else "well_placed"
                 _add(state, f"endotracheal_tube_{position}", rng)
-                if rng.random() < 0.65:  # who is ventilated is fed by tube
+                if rng.random() < 0.65:  # most ventilated patients are fed through a tube
                     _add(state, "nasogastric_tube", rng)
             case "effusion" | "atelectasis" | "consolidation" | "nodule":
                 both = {"effusion": 0.35, "atelectasis": 0.25, "consolidation": 0.2, "nodule": 0.15}[kind]
@@ -179,7 +185,7 @@ def sample_state(context: Context, rng: np.random.Generator) -> dict[str, Appear
 
 
 def sample_unrelated(rng: np.random.Generator) -> dict[str, Appearance]:
-    """Up to three concepts that have nothing to do with each other: every concept as often as every other."""
+    """Up to three concepts drawn independently of each other and with equal probabilities."""
     state: dict[str, Appearance] = {}
     for k in rng.choice(len(VISIBLE), int(rng.integers(4)), replace=False):
         if not any(member in state for member in FAMILIES[CONCEPTS[VISIBLE[k]].family]):
@@ -188,7 +194,10 @@ def sample_unrelated(rng: np.random.Generator) -> dict[str, Appearance]:
 
 
 def evolve(state: State, fresh: State, rng: np.random.Generator) -> dict[str, Appearance]:
-    """The same patient some time later: most things stay, some grow, shrink or go, and some of `fresh` come."""
+    """The same patient some time later.
+
+    Most concepts of ``state`` stay, some grow, shrink or disappear, and some concepts of ``fresh`` appear.
+    """
     later: dict[str, Appearance] = {}
     for name, appearance in state.items():
         concept = CONCEPTS[name]
@@ -200,7 +209,7 @@ def evolve(state: State, fresh: State, rng: np.random.Generator) -> dict[str, Ap
         if concept.ordered and len(sizes) > 1 and rng.random() < 0.5:
             extent, member = next(pair for pair in sizes if pair != (appearance.extent, name))
             later[member] = Appearance(extent, appearance.subtle)
-        elif not concept.ordered and rng.random() < 0.3:  # a tube is pulled back, or has slipped
+        elif not concept.ordered and rng.random() < 0.3:  # the tube was moved, or slipped
             _add(later, next(member for member in FAMILIES[concept.family] if member != name), rng)
         else:
             later[name] = appearance
@@ -217,7 +226,7 @@ def _add(state: dict[str, Appearance], name: str, rng: np.random.Generator) -> N
 
 
 def _settle(state: dict[str, Appearance], rng: np.random.Generator) -> dict[str, Appearance]:
-    """Drop what could not be seen behind something else, then what is too much for one report."""
+    """Drop concepts that others would hide, then random ones until few enough for one report are left."""
     for side in SIDES:
         if f"effusion_{side}_large" in state:
             for hidden in (f"atelectasis_{side}", f"consolidation_{side}"):

@@ -1,7 +1,7 @@
-"""Devices on the frontal view: what is drawn, as attenuation added on top of the body.
+"""Devices on the frontal view, as attenuation that is added to the body.
 
-Each drawer returns its parts, one plane a part and one bounding box a part. Where a device lies varies from patient to
-patient but not from study to study, and never with what else is present: `body.choice` sees to that.
+Each function returns the device's parts: one plane, and hence one bounding box, per part. A device's position varies
+between patients, but neither between a patient's studies nor with what else is present; ``body.choice`` ensures that.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def endotracheal_tube(film: Film, body: Anatomy, *, too_low: bool) -> list[Plane
 
 
 def nasogastric_tube(film: Film, body: Anatomy) -> list[Plane]:
-    """A thin line down the oesophagus, behind the heart, that curls up in the stomach under the left diaphragm."""
+    """A thin line down the esophagus, behind the heart, that curls up in the stomach under the left diaphragm."""
     rng = body.choice("nasogastric_tube")
     sway, tip_x = float(rng.uniform(-0.008, 0.008)), float(rng.uniform(0.20, 0.25))
     start = (-0.022 + sway, -0.12)
@@ -72,7 +72,7 @@ def central_line(film: Film, body: Anatomy, side: Side) -> list[Plane]:
 
 
 def sternotomy_wires(film: Film, body: Anatomy) -> list[Plane]:
-    """Five wire loops closed over the sternum, one below the other in the midline."""
+    """Five wire loops around the sternum, one below the other in the midline."""
     rng = body.choice("sternotomy_wires")
     out = film.blank()
     for y in np.linspace(0.25, 0.62, 5) + rng.uniform(-0.008, 0.008, 5):

@@ -1,7 +1,7 @@
-"""Disease on the frontal view: attenuation added to, or (air where lung was) taken from, the body.
+"""Diseases on the frontal view, as attenuation that is added to the body or (air instead of lung) subtracted from it.
 
-Each drawer returns its parts, one plane a part and one bounding box a part. `extent` is 1 or 2; `strength` below 1
-draws the same thing faintly. Diseases that change the body's shape are not here but in `Anatomy.with_disease`.
+Each function returns the disease's parts: one plane, and hence one bounding box, per part. ``extent`` is 1 or 2, and a
+``strength`` below 1 draws the same thing faintly. ``Anatomy.with_disease`` has the diseases that reshape the body.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sae_lens_maira.phantom.world.frontal import FrontalBody, diaphragm, rib_pro
 
 
 def effusion(film: Film, body: Anatomy, drawn: FrontalBody, side: Side, extent: Extent) -> list[Plane]:
-    """Fluid at the base, its meniscus climbing the wall: small fills the angle, large hides the lower half."""
+    """Fluid at the base that rises along the wall: a small effusion fills the angle, a large one the lower half."""
     rng = body.choice(f"effusion_{side}")
     base = diaphragm(film, body, side)
     outward = np.clip((film.x * sign(side) - 0.06) / (body.cage_half_width - 0.06), 0.0, 1.0)
@@ -30,7 +30,7 @@ def effusion(film: Film, body: Anatomy, drawn: FrontalBody, side: Side, extent: 
 def pneumothorax(
     film: Film, body: Anatomy, drawn: FrontalBody, side: Side, extent: Extent, strength: float
 ) -> list[Plane]:
-    """Air outside a collapsed lung: no vessels, blacker than lung, and the white line of the lung's own surface."""
+    """Air around a collapsed lung: without vessels, darker than lung, bounded by the white line of the pleura."""
     rng = body.choice(f"pneumothorax_{side}")
     width = (0.075 if extent == 1 else 0.155) + float(rng.uniform(-0.008, 0.008))
     higher = np.clip((0.62 - film.y) / 0.4, 0.0, 1.0)  # air rises: the gap is widest at the apex
@@ -66,7 +66,7 @@ def consolidation(
 
 
 def edema(film: Film, body: Anatomy, drawn: FrontalBody, extent: Extent, strength: float) -> list[Plane]:
-    """Haze that spreads from both hila like a bat's wings, thicker vessels, short septal lines at the lateral bases."""
+    """Haze around both hila in the shape of a bat's wings, thicker vessels, and short septal lines at the bases."""
     reach, density = ((0.19, 0.24), 0.30) if extent == 1 else ((0.27, 0.34), 0.50)
     parts = []
     sides: tuple[Side, Side] = ("right", "left")
@@ -99,13 +99,13 @@ def atelectasis(film: Film, body: Anatomy, drawn: FrontalBody, side: Side, stren
 def nodule(film: Film, body: Anatomy, drawn: FrontalBody, side: Side, extent: Extent, strength: float) -> list[Plane]:
     """A round, well-defined shadow in the upper or middle zone."""
     rng = body.choice(f"nodule_{side}")
-    centre = (sign(side) * float(rng.uniform(0.17, 0.26)), float(rng.uniform(0.27, 0.40)))
+    center = (sign(side) * float(rng.uniform(0.17, 0.26)), float(rng.uniform(0.27, 0.40)))
     radius = 0.032 if extent == 1 else 0.058
-    return [drawn.lungs[side] * ellipse(film, centre, (radius, radius * 0.94), 0.008) * 0.50 * strength]
+    return [drawn.lungs[side] * ellipse(film, center, (radius, radius * 0.94), 0.008) * 0.50 * strength]
 
 
 def rib_fracture(film: Film, body: Anatomy, drawn: FrontalBody, side: Side, strength: float) -> list[Plane]:
-    """Three neighboring ribs broken near the side wall: their ends step off, leave a gap, and bleed beside them."""
+    """Three neighboring ribs broken near the side wall: a step, a gap, and bleeding beside them."""
     rng = body.choice(f"rib_fracture_{side}")
     s, along, middle = sign(side), float(rng.uniform(0.300, 0.325)), float(rng.uniform(0.46, 0.52))
     outward = film.x * s

@@ -1,11 +1,11 @@
 """Drawing on film: a coordinate frame and a few soft shapes.
 
 Everything is drawn in body coordinates: x from -0.5 (the image's left, the patient's right) to 0.5, y from 0 (top) to
-1. A `Film` is a pixel grid that knows where the body lies on it; the same shapes drawn on another film move with the
-body.
+1. A ``Film`` is a pixel grid that knows where the body lies on it, so the same shapes move with the body on another
+film.
 
-Every shape fades to exactly zero at a finite distance. So a finding changes the pixels that it touches and no others,
-and each shape is evaluated only inside its own window, which is what makes a thousand studies a minute cheap.
+Every shape fades to exactly zero at a finite distance. So a finding changes only the pixels that it touches, and each
+shape is computed only inside its own window, which makes drawing fast enough for a thousand studies per minute.
 """
 
 from __future__ import annotations
@@ -25,10 +25,16 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """How one exposure was taken: where the body lay, how hard it was exposed, and the seed of its grain.
+    """How one exposure was taken: the body's position on the film, the exposure, and the noise.
 
-    `shift_x`, `shift_y` and `scale` are fractions of the film, `tilt` is in radians, `exposure` multiplies the
-    attenuation.
+    Args:
+        shift_x: to the right, as a fraction of the film.
+        shift_y: downwards, as a fraction of the film.
+        scale: of the body.
+        tilt: in radians.
+        exposure: factor of the attenuation.
+        noise: standard deviation of the grain.
+        noise_seed: of the grain.
     """
 
     shift_x: float = 0.0
@@ -41,6 +47,7 @@ class Shot:
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Shot:
+        """A random shot in the range of daily practice."""
         return cls(
             shift_x=float(rng.uniform(-0.025, 0.025)),
             shift_y=float(rng.uniform(-0.025, 0.025)),
@@ -53,13 +60,13 @@ class Shot:
 
 
 class Film:
-    """A square pixel grid with the body laid on it by `shot`; `x` and `y` are (size, size) body coordinates."""
+    """A square pixel grid with the body positioned by ``shot``; ``x`` and ``y`` are each pixel's body coordinates."""
 
     def __init__(self, size: int, shot: Shot) -> None:
         self.size, self.shot = size, shot
         self._cos, self._sin = math.cos(shot.tilt), math.sin(shot.tilt)
-        centres = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
-        u, v = centres[None, :] - np.float32(shot.shift_x), centres[:, None] - np.float32(shot.shift_y)
+        centers = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+        u, v = centers[None, :] - np.float32(shot.shift_x), centers[:, None] - np.float32(shot.shift_y)
         self.x: Plane = ((u * self._cos + v * self._sin) / shot.scale).astype(np.float32)
         self.y: Plane = ((v * self._cos - u * self._sin) / shot.scale + 0.5).astype(np.float32)
 
@@ -67,7 +74,7 @@ class Film:
         return np.zeros((self.size, self.size), np.float32)
 
     def window(self, x_min: float, y_min: float, x_max: float, y_max: float) -> Window:
-        """The pixels that cover a rectangle of body coordinates (and, since the body may be tilted, some around it)."""
+        """The pixels that cover a rectangle in body coordinates; some more if the body is tilted."""
         scale, shot = self.shot.scale, self.shot
         corners = [(x * scale, (y - 0.5) * scale) for x in (x_min, x_max) for y in (y_min, y_max)]
         us = [x * self._cos - y * self._sin + shot.shift_x + 0.5 for x, y in corners]
@@ -84,14 +91,14 @@ class Film:
 
 
 def smooth_step(distance: Plane, softness: float) -> Plane:
-    """0 below -softness, 1 above +softness, smooth between: a soft edge of finite width."""
+    """A soft edge of finite width: 0 below -softness, 1 above +softness, smooth in between."""
     t = np.clip(distance * (0.5 / softness) + 0.5, 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
-def ellipse(film: Film, centre: Point, radii: Point, softness: float, tilt: float = 0.0) -> Plane:
-    """A filled ellipse, 1 inside, with a soft rim of about `softness`; `tilt` in radians."""
-    (cx, cy), (rx, ry) = centre, radii
+def ellipse(film: Film, center: Point, radii: Point, softness: float, tilt: float = 0.0) -> Plane:
+    """A filled ellipse, 1 inside, with an edge about ``softness`` wide; ``tilt`` in radians."""
+    (cx, cy), (rx, ry) = center, radii
     out, reach = film.blank(), max(rx, ry) + softness * max(rx, ry) / min(rx, ry)
     window = film.window(cx - reach, cy - reach, cx + reach, cy + reach)
     dx, dy = film.x[window] - cx, film.y[window] - cy
@@ -103,9 +110,9 @@ def ellipse(film: Film, centre: Point, radii: Point, softness: float, tilt: floa
     return out
 
 
-def blob(film: Film, centre: Point, radii: Point, tilt: float = 0.0) -> Plane:
-    """A soft hump, 1 at its centre, 0 at and beyond its radii: haze rather than a body."""
-    (cx, cy), (rx, ry) = centre, radii
+def blob(film: Film, center: Point, radii: Point, tilt: float = 0.0) -> Plane:
+    """A soft hump: 1 at its center, 0 at and beyond its radii."""
+    (cx, cy), (rx, ry) = center, radii
     out, reach = film.blank(), max(rx, ry)
     window = film.window(cx - reach, cy - reach, cx + reach, cy + reach)
     dx, dy = film.x[window] - cx, film.y[window] - cy
@@ -118,7 +125,7 @@ def blob(film: Film, centre: Point, radii: Point, tilt: float = 0.0) -> Plane:
 
 
 def tube(film: Film, points: Sequence[Point], radius: float | Sequence[float], softness: float = 0.004) -> Plane:
-    """A line through `points` with a rounded profile; `radius` may taper, one value a point."""
+    """A line through points with a rounded profile; ``radius`` is one value, or one per point for a taper."""
     radii = [radius] * len(points) if isinstance(radius, (int, float)) else list(radius)
     out = film.blank()
     for (x0, y0), (x1, y1), r0, r1 in zip(points, points[1:], radii, radii[1:], strict=False):
@@ -133,7 +140,7 @@ def tube(film: Film, points: Sequence[Point], radius: float | Sequence[float], s
 
 
 def curve(points: Sequence[Point], n: int = 9) -> list[Point]:
-    """A Bezier curve through the first and the last of `points`, drawn towards those between, as `n` points."""
+    """A Bezier curve with the control points ``points``, as ``n`` points."""
     control = np.asarray(points, dtype=np.float64)
     out = []
     for t in np.linspace(0.0, 1.0, n):
@@ -145,10 +152,10 @@ def curve(points: Sequence[Point], n: int = 9) -> list[Point]:
 
 
 def expose(attenuation: Plane, shot: Shot) -> npt.NDArray[np.uint8]:
-    """The film's answer to an attenuation of shape (size, size): dense is bright, as on a light box; 8-bit grey.
+    """An 8-bit gray image of an attenuation of shape (size, size); dense parts are bright.
 
-    Saturation hides bone behind the mediastinum, the beam falls off towards the corners, and the grain is a little
-    blurred. All of it is pixel by pixel or depends on the shot alone: what is drawn in one place never shows in
+    Saturation hides bone behind the mediastinum, the beam is weaker toward the corners, and the grain is slightly
+    blurred. Every step works pixel by pixel or depends on the shot alone, so a change in one place never shows in
     another.
     """
     size = attenuation.shape[0]

@@ -1,7 +1,7 @@
-"""The frontal view of a healthy (or reshaped) body: attenuation, part by part, seen from the front.
+"""The frontal view of the body without diseases and devices (but reshaped by some diseases), as attenuation.
 
-Soft tissue fills the outline, the lungs take air out of it, the heart, bones and abdomen add to it. What disease
-draws on top needs to know where the lungs and the heart are, so those masks are kept.
+Soft tissue fills the outline, the lungs' air lowers its density, and heart, bones and abdomen raise it. The masks of
+lungs and heart are kept, because the functions that draw diseases need them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CARINA_Y = 0.335
 class FrontalBody:
     """The body's landmarks, each of shape (size, size), and on demand its attenuation; masks run from 0 to 1.
 
-    Where a finding is needs the landmarks alone, and vessels and bones take most of the time.
+    Bounding boxes need only the landmarks, while vessels and bones take most of the time; so those are computed lazily.
     """
 
     film: Film
@@ -38,15 +38,17 @@ class FrontalBody:
 
     @property
     def air(self) -> Plane:
+        """Mask of both lungs."""
         return self.lungs["right"] + self.lungs["left"]
 
     @cached_property
     def markings(self) -> Plane:
-        """Vessels: what a collapsed lung takes with it."""
+        """Attenuation of the vessels, which are missing where a lung has collapsed."""
         return _vessels(self.film, self.body) * self.air * self.body.vessel_density
 
     @cached_property
     def attenuation(self) -> Plane:
+        """The whole body."""
         film, body, below = self.film, self.body, self.below
         x, y = film.x, film.y
         x_abs = np.abs(x)
@@ -70,12 +72,12 @@ class FrontalBody:
 
 
 def sign(side: Side) -> float:
-    """The patient's right is on the image's left."""
+    """The sign of x on one side: the patient's right is on the image's left."""
     return -1.0 if side == "right" else 1.0
 
 
 def diaphragm(film: Film, body: Anatomy, side: Side) -> Plane:
-    """y of the diaphragm's surface at every pixel's x: a dome that falls towards the costophrenic angle."""
+    """y of the diaphragm at every pixel's x: a dome that falls off toward the costophrenic angle."""
     middle, reach = sign(side) * 0.19, body.cage_half_width - 0.19
     fall = np.square((film.x - middle) / reach)
     return body.diaphragm_top(side) + body.dome_height * (1.0 - body.dome_flattening) * fall
@@ -85,7 +87,7 @@ _HEIGHTS = np.linspace(0.0, 1.0, 161)
 
 
 def _smooth_profile(points: list[tuple[float, float]]) -> npt.NDArray[np.float64]:
-    """A rounded curve through (y, half-width) points, sampled at `_HEIGHTS`."""
+    """A rounded curve through (y, half-width) points, sampled at ``_HEIGHTS``."""
     ys, widths = zip(*points, strict=True)
     padded = np.interp(np.linspace(-0.05, 1.05, 177), ys, widths)
     kernel = np.hanning(19)[1:-1]
@@ -114,10 +116,9 @@ _IS_HEART = np.clip((_HEIGHTS - 0.40) / 0.12, 0.0, 1.0)
 
 
 def borders(body: Anatomy) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The half-widths of the heart and the mediastinum to the patient's right and left, sampled at `_HEIGHTS`.
+    """Half-widths of heart and mediastinum to the patient's right and left, sampled at ``_HEIGHTS``.
 
-    The curves above are in units of the mediastinum's half-width; the heart scales on its own, and dilates more to
-    the left.
+    The curves above are in units of the mediastinum's half-width. The heart scales separately, and more to the left.
     """
     size = body.heart_size - 1.0
     right = body.mediastinum_half_width * _RIGHT_BORDER * (1.0 + 0.75 * size * _IS_HEART)
@@ -130,6 +131,7 @@ def _by_height(y: Plane, profile: npt.NDArray[np.float64]) -> Plane:
 
 
 def draw_frontal(film: Film, body: Anatomy) -> FrontalBody:
+    """The landmarks of a body that ``Anatomy.with_disease`` has reshaped."""
     x, y = film.x, film.y
 
     cage_height = 0.57 - body.cage_top
@@ -155,7 +157,7 @@ def draw_frontal(film: Film, body: Anatomy) -> FrontalBody:
 
 
 def _vessels(film: Film, body: Anatomy) -> Plane:
-    """Vessels that fan out of both hila, fork and thin towards the wall, and the hila themselves."""
+    """Both hila, and the vessels that fan out from them, fork, and get thinner toward the wall."""
     rng = body.choice("vessels")
     out = film.blank()
     for s, hilum_y in ((-1.0, 0.47), (1.0, 0.445)):
@@ -182,12 +184,12 @@ def _breasts(film: Film, body: Anatomy) -> Plane:
 
 
 def rib_surface(film: Film, body: Anatomy) -> Plane:
-    """Which posterior rib a pixel lies on, as a running number: integers are rib centres, halves are between ribs."""
+    """The number of the posterior rib at each pixel: integers are rib centers, halves lie between two ribs."""
     return (film.y - 1.05 * np.square(film.x) - 0.02) / body.rib_spacing - body.rib_phase
 
 
 def rib_profile(phase: Plane) -> Plane:
-    """Bone where the running number is near an integer; a rib is denser along its edges than in its middle."""
+    """Bone where the rib number is near an integer; a rib is denser along its edges than in its middle."""
     wave = np.cos(phase * np.float32(2.0 * np.pi))
     bone = np.clip(wave * 2.2 + 0.35, 0.0, 1.0)
     return bone * (1.0 - 0.30 * np.clip(wave * 3.0 - 2.0, 0.0, 1.0))
@@ -228,7 +230,7 @@ def _bones(film: Film, body: Anatomy, cage: Plane, wall_distance: Plane, outline
 
 
 def _airway(film: Film) -> Plane:
-    """The trachea and the main bronchi are air inside the mediastinum."""
+    """The air in the trachea and the main bronchi."""
     trachea = tube(film, [(0.002, -0.1), (-0.004, CARINA_Y - 0.01)], 0.0155, 0.006)
     right = tube(film, [(-0.004, CARINA_Y - 0.012), (-0.065, CARINA_Y + 0.065)], (0.012, 0.008), 0.006)
     left = tube(film, [(-0.004, CARINA_Y - 0.012), (0.085, CARINA_Y + 0.075)], (0.010, 0.006), 0.006)
@@ -236,5 +238,5 @@ def _airway(film: Film) -> Plane:
 
 
 def _marker(film: Film) -> Plane:
-    """The lead "L" that the technician puts beside the patient's left shoulder."""
+    """The lead letter "L" beside the patient's left shoulder."""
     return 1.6 * tube(film, [(0.445, 0.045), (0.445, 0.085), (0.468, 0.085)], 0.0045, 0.003)

@@ -1,7 +1,7 @@
 """The lateral view: the same body from its left side, the sternum on the image's left and the spine on its right.
 
-Sides cannot be told apart here, so a right and a left finding add up. What hides on a lateral view is not drawn
-(pneumothorax, rib fracture); the frontal view carries the label either way.
+A lateral view does not tell the sides apart, so a right and a left finding add up. Findings that it hides
+(pneumothorax, rib fracture) are not drawn; labels refer to the frontal view.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sae_lens_maira.phantom.world.film import Film, Plane, blob, curve, ellipse,
 
 
 def draw_lateral(film: Film, body: Anatomy, state: State) -> Plane:
-    """Attenuation, of shape (size, size), of a body that `with_disease` has already reshaped."""
+    """The (size, size) attenuation of a body that ``Anatomy.with_disease`` has reshaped, and of its findings."""
     x, y = film.x, film.y
     front = -0.33 - body.barrel - 0.05 * np.sin(np.clip(y, 0.0, 1.0) * np.pi) - (0.03 if body.dome_flattening else 0.0)
     back = 0.36 + 0.04 * np.sin((y - 0.1) * 2.6)
@@ -130,6 +130,6 @@ def _findings(film: Film, body: Anatomy, state: State, inside: Plane, domes: lis
             out += 0.7 * tube(film, curve([(0.0, -0.02), (-0.03, 0.20), (-0.02, 0.42)]), 0.0068, 0.004)
         elif name == "sternotomy_wires":
             for y in np.linspace(0.27, 0.60, 5):
-                centre = (-0.335 - body.barrel - 0.03 * float(np.sin((y - 0.24) * 8.0)), float(y))
-                out += 1.2 * ellipse(film, centre, (0.012, 0.018), 0.004)
+                center = (-0.335 - body.barrel - 0.03 * float(np.sin((y - 0.24) * 8.0)), float(y))
+                out += 1.2 * ellipse(film, center, (0.012, 0.018), 0.004)
     return out

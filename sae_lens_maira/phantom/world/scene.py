@@ -1,7 +1,7 @@
 """From a patient's state to pixels and boxes: the body, then every present concept drawn on it.
 
-What a concept adds never depends on which other additive concepts are present, only on the body and on the shot. So two
-scenes that differ in one concept differ only where that concept is, which is what counterfactual pairs are for.
+What a concept adds depends on the body and on the shot, and never on which other additive concepts are present. So two
+scenes that differ in one concept differ only where this concept is: they are a counterfactual pair.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from sae_lens_maira.phantom.world.lateral import draw_lateral
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-View = Literal["frontal", "lateral"]
+Projection = Literal["frontal", "lateral"]
 SUBTLE_STRENGTH = 0.62
 RESHAPING = ("cardiomegaly", "hyperinflation")
-"""Concepts that change the body's shape rather than add to it."""
+"""Concepts that change the body's shape instead of adding to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PhantomImage:
-    """One exposure of one patient, drawn when it is opened: `size` pixels a side, 8-bit grey ("L")."""
+    """One exposure of one patient, drawn when it is opened: 8-bit gray ("L"), ``size`` pixels wide and high."""
 
     anatomy_seed: int
     state: Mapping[str, Appearance]
     shot: Shot
-    view: View = "frontal"
+    view: Projection = "frontal"
     size: int = 112
 
     def pixels(self) -> npt.NDArray[np.uint8]:
@@ -60,7 +60,7 @@ class PhantomImage:
 
 
 def draw_concept(film: Film, body: Anatomy, drawn: FrontalBody, name: str, appearance: Appearance) -> list[Plane]:
-    """What a visible concept adds to the attenuation, a (size, size) plane a part; nothing if it reshapes the body."""
+    """What a visible concept adds: one (size, size) plane of attenuation per part; none if it reshapes the body."""
     concept = CONCEPTS[name]
     extent, strength = appearance.extent, SUBTLE_STRENGTH if appearance.subtle else 1.0
     side: Side = concept.side or "right"
@@ -96,7 +96,7 @@ def draw_concept(film: Film, body: Anatomy, drawn: FrontalBody, name: str, appea
 
 
 def boxes(image: PhantomImage) -> dict[str, tuple[Box, ...]]:
-    """Where each present concept can be seen on a frontal image: one box a part, as fractions of the image."""
+    """Where each present concept can be seen on a frontal image: one box per part, as fractions of the image."""
     if not image.state:
         return {}
     film = Film(image.size, image.shot)

@@ -1,11 +1,11 @@
-"""Composed reports: true, complete, exactly labelled, and changed only where their concepts change."""
+"""Composed reports: true, complete, exactly labeled, and changed only where their concepts change."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_lens_maira.data import Box, Label
 from sae_lens_maira.maira2 import grounding
-from sae_lens_maira.phantom.words.report import box_tokens, compose, grounded_text
+from sae_lens_maira.phantom.words.report import compose, grounded_text
 from sae_lens_maira.phantom.words.scoring import parse_report, true_assertions
 from sae_lens_maira.phantom.world.concepts import CONCEPTS, FAMILIES, VISIBLE, Appearance, as_state, visible_labels
 
@@ -27,11 +27,11 @@ SEEDS = st.integers(0, 2**31 - 1)
 @given(states(), st.none() | states(), SEEDS)
 @settings(max_examples=300, deadline=None)
 def test_a_report_is_read_back_as_what_it_was_made_of(state: dict, prior: dict | None, seed: int) -> None:
-    findings, labelled = compose(state, prior, seed)
+    findings, labeled = compose(state, prior, seed)
     truth = visible_labels(state, prior)
-    for text in (findings, grounded_text(findings, labelled)):
+    for text in (findings, grounded_text(findings, labeled)):
         parsed = parse_report(text)
-        assert parsed.assertions == true_assertions(labelled)
+        assert parsed.assertions == true_assertions(labeled)
         assert (parsed.unparsed, parsed.malformed) == ((), 0)
         assert parsed.positives == set(state)
         assert all(truth[name] == (presence, change) for name, presence, change in parsed.assertions)
@@ -42,12 +42,12 @@ def test_a_report_is_read_back_as_what_it_was_made_of(state: dict, prior: dict |
 @given(states(), st.none() | states(), SEEDS)
 @settings(max_examples=100, deadline=None)
 def test_spans_are_the_sentences_and_leave_out_nothing(state: dict, prior: dict | None, seed: int) -> None:
-    findings, labelled = compose(state, prior, seed)
-    spoken = [findings[sentence.start : sentence.end] for sentence in labelled]
+    findings, labeled = compose(state, prior, seed)
+    spoken = [findings[sentence.start : sentence.end] for sentence in labeled]
     assert " ".join(spoken) == findings
     assert findings
     assert all(text[0].isupper() and text.endswith(".") and text.count(".") == 1 for text in spoken)
-    assert [parse_report(text).sentences[0].labels for text in spoken] == [sentence.labels for sentence in labelled]
+    assert [parse_report(text).sentences[0].labels for text in spoken] == [sentence.labels for sentence in labeled]
 
 
 @given(states(), SEEDS, st.sampled_from(VISIBLE))
@@ -82,34 +82,35 @@ def test_sentence_order_varies_and_normal_findings_are_mentioned() -> None:
     state = as_state(["pacemaker", "cardiomegaly", "effusion_left_small"])
     orders, negations = set(), 0
     for seed in range(100):
-        _, labelled = compose(state, None, seed)
-        orders.add(tuple(name for s in labelled for name, label in s.labels.items() if label.positive))
-        negations += any(label == Label("absent") for s in labelled for label in s.labels.values())
+        _, labeled = compose(state, None, seed)
+        orders.add(tuple(name for s in labeled for name, label in s.labels.items() if label.positive))
+        negations += any(label == Label("absent") for s in labeled for label in s.labels.values())
     assert len(orders) >= 3
     assert 30 <= negations <= 100
 
 
 def test_a_report_never_denies_what_it_states() -> None:
     for seed in range(300):
-        _, labelled = compose(as_state(["pneumothorax_left"]), None, seed)
-        assert not any(s.labels.get("pneumothorax_left") == Label("absent") for s in labelled)
+        _, labeled = compose(as_state(["pneumothorax_left"]), None, seed)
+        assert not any(s.labels.get("pneumothorax_left") == Label("absent") for s in labeled)
 
 
 def test_a_grounded_report_by_hand() -> None:
     boxes = {"pacemaker": (Box(0.1, 0.205, 0.3, 1.0), Box(0.0, 0.0, 0.999, 0.5))}
-    findings, labelled = compose(as_state(["pacemaker"]), None, 4, boxes)
-    sentence = next(s for s in labelled if "pacemaker" in s.labels)
+    findings, labeled = compose(as_state(["pacemaker"]), None, 4, boxes)
+    sentence = next(s for s in labeled if "pacemaker" in s.labels)
     spoken = findings[sentence.start : sentence.end]
     wanted = f"<obj>{spoken}<box><x10><y20><x30><y99></box><box><x0><y0><x99><y50></box></obj>"
-    assert wanted in grounded_text(findings, labelled)
+    assert wanted in grounded_text(findings, labeled)
 
 
 def test_grounded_reports_agree_with_the_models_own_grammar() -> None:
     state = as_state(["pacemaker", "edema"])
     boxes = {"pacemaker": (Box(0.12, 0.2, 0.3, 0.4),), "edema": (Box(0.0, 0.1, 0.5, 1.0), Box(0.5, 0.1, 1.0, 0.9))}
-    findings, labelled = compose(state, {}, 3, boxes)
-    report = grounding.parse_grounded(grounded_text(findings, labelled))
+    findings, labeled = compose(state, {}, 3, boxes)
+    report = grounding.parse_grounded(grounded_text(findings, labeled))
     assert report.problems == ()
     assert report.text == findings
-    assert [len(phrase.boxes) for phrase in report.phrases] == [len(s.boxes) for s in labelled]
-    assert box_tokens(Box(0.12, 0.2, 0.3, 0.4)) in grounding.format_grounded(list(report.phrases))
+    assert [len(phrase.boxes) for phrase in report.phrases] == [len(s.boxes) for s in labeled]
+    assert "<box><x12><y20><x30><y40></box>" in grounding.format_grounded(list(report.phrases))
+    assert grounding.format_grounded(list(report.phrases)) == grounded_text(findings, labeled)

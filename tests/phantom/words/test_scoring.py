@@ -31,7 +31,7 @@ def test_iou_by_hand() -> None:
     assert iou([Box(0.0, 0.0, 0.2, 1.0), Box(0.3, 0.0, 0.5, 1.0)], [left]) == pytest.approx(0.8)
     assert iou([], [left]) == 0.0
     assert iou([], []) == 0.0
-    # Edges at bin centres are exact.
+    # Edges at bin centers are exact.
     assert iou([Box(0.005, 0.005, 0.105, 0.105)], [Box(0.005, 0.005, 0.205, 0.105)]) == pytest.approx(0.5)
 
 
