@@ -1,4 +1,4 @@
-"""What each speed trick of the SAE's training step is worth, and so whether it may stay: under 5% it is deleted.
+"""What each speed trick of the SAE training step is worth; what buys under 5% is to be deleted.
 
 Every trick is replaced by what one would write without it, and training steps are timed with and without it in one
 process: four steps with, four without, and so on. The first of four is not timed, since it finds the caches and the
@@ -41,7 +41,7 @@ class Trick:
 
 
 def dense_batch_topk(encoder: selection.Encoder, n_wanted: int, guess: selection.ThresholdGuess) -> selection.Selection:
-    """`select_batch_topk` by the top-k of all activations."""
+    """``select_batch_topk`` by the top-k of all activations."""
     del guess
     with torch.no_grad():
         preactivations = encoder.preactivations()
@@ -56,7 +56,7 @@ def dense_batch_topk(encoder: selection.Encoder, n_wanted: int, guess: selection
 def sampled_batch_topk(
     encoder: selection.Encoder, n_wanted: int, guess: selection.ThresholdGuess
 ) -> selection.Selection:
-    """`select_batch_topk` without memory of the step before."""
+    """``select_batch_topk`` without memory of the step before."""
     del guess
     return SELECT(encoder, n_wanted, selection.ThresholdGuess())
 
@@ -65,19 +65,19 @@ SELECT = selection.select_batch_topk
 
 
 def add_rows(table: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """`sum_bags` by adding one weighted row per pair."""
+    """``sum_bags`` by adding one weighted row per pair."""
     bags = torch.repeat_interleave(torch.arange(offsets.numel() - 1), offsets.diff())
     return table.new_zeros(offsets.numel() - 1, table.shape[1]).index_add_(0, bags, table[rows] * weights[:, None])
 
 
 def multiply_sparse(table: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """`sum_bags` as the product of a sparse and a dense matrix."""
+    """``sum_bags`` as the product of a sparse and a dense matrix."""
     size = (offsets.numel() - 1, table.shape[0])
     return torch.sparse_csr_tensor(offsets, rows, weights, size, check_invariants=False) @ table
 
 
 def gathered_products(tables: list[Tensor], decoders: list[Tensor], active: pattern.ActivePattern) -> Tensor:
-    """`_sampled_products` from copies of both rows of each pair."""
+    """``_sampled_products`` from copies of both rows of each pair."""
     bags = torch.repeat_interleave(torch.arange(active.bag_offsets.numel() - 1), active.bag_offsets.diff())
     found = tables[0].new_zeros(active.n_active)
     for table, decoder in zip(tables, decoders, strict=True):
@@ -85,8 +85,12 @@ def gathered_products(tables: list[Tensor], decoders: list[Tensor], active: patt
     return found
 
 
+def fresh_memory(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=device)
+
+
 def both(name: str, replacement: Any) -> tuple[tuple[object, str, Any], ...]:
-    """A function of `pattern` that `kernels` imports by name."""
+    """A function of ``pattern`` that ``kernels`` imports by name."""
     return ((pattern, name, replacement), (kernels, name, replacement))
 
 
@@ -95,20 +99,14 @@ TRICKS = (
     Trick("threshold before top-k", "top-k of all activations", ((variant, "select_batch_topk", dense_batch_topk),)),
     Trick("remembered threshold", "one from a sample per step", ((variant, "select_batch_topk", sampled_batch_topk),)),
     Trick("blocks of latents", "all activations at once", ((selection, "BLOCK_ELEMENTS", 1 << 40),)),
-    Trick("masks by words", "nonzero", ((selection, "true_positions", lambda mask: mask.nonzero().view(-1)),)),
     Trick("embedding_bag", "index_add_ of rows", both("sum_bags", add_rows)),
     Trick("embedding_bag", "a sparse product", both("sum_bags", multiply_sparse)),
     Trick("sampled_addmm", "products of gathered rows", ((kernels, "_sampled_products", gathered_products),)),
-    Trick("blocks of columns", "whole rows", ((pattern, "COLUMNS_A_BLOCK", 1 << 40),)),
-    Trick(
-        "recycled memory",
-        "torch.empty",
-        ((pattern, "recycled_empty", lambda s, dtype, device: torch.empty(s, dtype=dtype, device=device)),),
-    ),
-    Trick("sums by latent", "sums of the sparse tensor", ((variant, "_countable", lambda activations: activations),)),
-    Trick("latent-major encoder", "token-major", ((variant, "_latent_major", lambda W_enc: W_enc),), while_making=True),
+    Trick("blocks of columns", "whole rows", ((pattern, "COLUMNS_PER_BLOCK", 1 << 40),)),
+    Trick("recycled memory", "torch.empty", ((pattern._GRADIENTS, "empty", fresh_memory),)),
+    Trick("latent-major encoder", "token-major", ((variant, "latent_major", lambda W_enc: W_enc),), while_making=True),
     Trick("fused Adam", "PyTorch's default Adam", fused=False),
-    Trick("fused Adam on the transpose", "on the parameter", ((optimizer, "step_transposed", lambda optimizer: None),)),
+    Trick("fused Adam on the transpose", "on the parameter", ((optimizer, "step_transposed", lambda optimizer: []),)),
 )
 
 

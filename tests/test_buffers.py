@@ -35,7 +35,7 @@ WAYS_TO_LOOK: dict[str, Callable[[Tensor], Any]] = {
     "tensor of numpy": lambda tensor: torch.from_numpy(tensor.numpy()[2:]),
     "DLPack": lambda tensor: torch.from_dlpack(tensor),
     "storage": lambda tensor: tensor.untyped_storage(),
-    "memoryview": lambda tensor: memoryview(tensor.numpy()),
+    "memoryview": lambda tensor: memoryview(tensor.numpy()),  # pyright: ignore[reportArgumentType]
     "autograd graph": lambda tensor: tensor * torch.ones(SHAPE, requires_grad=True),
 }
 

@@ -25,7 +25,7 @@ from typing_extensions import override
 from sae_lens_maira.sae.activation import OrderedBatchTopK, OrderedTopK
 from sae_lens_maira.sae.auxiliary import auxiliary_loss
 from sae_lens_maira.sae.config import MairaMatryoshkaTrainingSAEConfig
-from sae_lens_maira.sae.optimizer import link_optimizer, normalize_rows_, without_parallel_gradient
+from sae_lens_maira.sae.optimizer import latent_major, link_optimizer, normalize_rows_, without_parallel_gradient
 from sae_lens_maira.sae.passes import Parameters, Pass, Prefixes, dense_pass, sparse_pass
 from sae_lens_maira.sae.prefixes import sample_prefixes, split_into_groups
 from sae_lens_maira.sae.selection import Encoder, Selection, ThresholdGuess, select_batch_topk, select_token_topk
@@ -61,7 +61,7 @@ class MairaMatryoshkaTrainingSAE(MatryoshkaBatchTopKTrainingSAE):
             normalize_rows_(self.W_dec.data)
             self.W_enc.data = self.W_dec.data.T.clone()
         # The gradient of W_enc comes latent by latent; storing the transpose makes it, and Adam's state, contiguous.
-        self.W_enc.data = _latent_major(self.W_enc.data)
+        self.W_enc.data = latent_major(self.W_enc.data)
 
     @override
     def get_activation_fn(self) -> Callable[[Tensor], Tensor]:
@@ -82,7 +82,9 @@ class MairaMatryoshkaTrainingSAE(MatryoshkaBatchTopKTrainingSAE):
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         link_optimizer(self, fused=self.cfg.fused_optimizer, unit_norm_decoder=self.cfg.unit_norm_decoder)
         k = self.cfg.k_at(step_input.n_training_steps)
-        return self._sparse_step(step_input, k) if self._is_sparse(k) else self._dense_step(step_input, k)
+        if self._is_sparse(k):
+            return self._sparse_step(step_input, k)  # pyright: ignore[reportCallIssue]
+        return self._dense_step(step_input, k)
 
     # torch.compile cannot trace sparse tensors whose number of values is unknown.
     @torch.compiler.disable
@@ -291,12 +293,7 @@ class MairaMatryoshkaTrainingSAE(MatryoshkaBatchTopKTrainingSAE):
     def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
         super().process_state_dict_for_loading(state_dict)
         if "W_enc" in state_dict:
-            state_dict["W_enc"] = _latent_major(state_dict["W_enc"])
-
-
-def _latent_major(W_enc: Float[Tensor, "d_in d_sae"]) -> Float[Tensor, "d_in d_sae"]:
-    """The same (d_in, d_sae) matrix, stored latent by latent."""
-    return W_enc.T.contiguous().T
+            state_dict["W_enc"] = latent_major(state_dict["W_enc"])
 
 
 def _any_dead(dead: Bool[Tensor, " d_sae"] | None) -> bool:
