@@ -3,8 +3,7 @@
 Every trick is replaced by what one would write without it, and training steps are timed with and without it in one
 process: four steps with, four without, and so on. The first of four is not timed, since it finds the caches and the
 memory as the other way left them. A figure is the median over pairs of turns of the time without over the time with,
-and beside it the middle half of the pairs. A wrong replacement would give a wrong price, so each way's loss on the same
-batch has to be the same first.
+and beside it the middle half of the pairs.
 """
 
 from __future__ import annotations
@@ -140,7 +139,7 @@ def price(trick: Trick, size: Size, n_pairs: int) -> tuple[list[float], list[flo
         (step, nothing, True),
         (other, lambda: without(trick), trick.fused),
     ]
-    losses, ratios = [], ([], [])
+    ratios: tuple[list[float], list[float]] = ([], [])
     for index in range(-1, n_pairs):
         seconds = []
         # The order changes from pair to pair, so that a drift of the machine's speed favors neither.
@@ -149,8 +148,7 @@ def price(trick: Trick, size: Size, n_pairs: int) -> tuple[list[float], list[flo
                 for group in step.__self__.optimizer.param_groups:  # pyright: ignore[reportFunctionMemberAccess]
                     group["fused"] = fused
             with context():
-                output = train(data[0])
-                losses.append(float(output.loss.detach()))
+                train(data[0])
                 start = time.process_time(), time.perf_counter()
                 for x in data[1:]:
                     train(x)
