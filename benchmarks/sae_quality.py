@@ -26,7 +26,7 @@ N_HELD_OUT = 4096
 
 @dataclass(frozen=True)
 class Run:
-    """One training: dictionary size, sparsity, tokens a step, steps and learning rate."""
+    """One training: dictionary size, sparsity, tokens per step, steps and learning rate."""
 
     d_sae: int
     k: int

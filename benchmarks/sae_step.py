@@ -1,11 +1,11 @@
-"""One training step of the Matryoshka SAE, optimiser included: this package, SAE-Lens and dictionary_learning.
+"""One training step of the Matryoshka SAE, optimizer included: this package, SAE-Lens and dictionary_learning.
 
 All train from the same data in one process, with the same number of threads, turn by turn, so that a slow moment of the
 machine hits all of them. A turn is one step that is not timed, which brings a library's own memory back as its own
 training would find it, and then the median of three; ratios are medians over rounds. SAE-Lens and
 this package run in SAE-Lens's stock `SAETrainer` (statistics of firing, gradient clipping, scheduler);
 dictionary_learning runs its `MatryoshkaBatchTopKTrainer.update`. The floor is one encoder product, `x @ W_enc`. Peak
-memory is measured in one process a library, as the growth of the resident set over steps.
+memory is measured in one process per library, as the growth of the resident set over steps.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def make_step(library: str, size: Size) -> Callable[[torch.Tensor], object]:
 
 
 def time_steps(size: Size, n_rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds a step, by library and round; two steps of each before the clock starts."""
+    """Seconds per step, by library and round; two steps of each before the clock starts."""
     data = batches(size)
     steps = {library: make_step(library, size) for library in (OURS, *PEERS)}
     weights = torch.randn(size.d_in, size.d_sae)
@@ -161,7 +161,7 @@ def _peak(library: str, size: Size, queue: multiprocessing.Queue[float]) -> None
 
 
 def peak_memory(library: str, size: Size) -> float:
-    """MiB by which a fresh process grows over four steps: gradients, optimiser state and everything temporary."""
+    """MiB by which a fresh process grows over four steps: gradients, optimizer state and everything temporary."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(target=_peak, args=(library, size, queue))
@@ -177,7 +177,7 @@ def report(size: Size, n_rounds: int, memory: bool, clock: str) -> None:
     print(
         f"\n{size.d_in}->{size.d_sae}, k {size.k}, {N_TOKENS} tokens, {torch.get_num_threads()} threads, {clock} time"
     )
-    print("| | ms a step | times ours | peak MiB |\n| --- | ---: | ---: | ---: |")
+    print("| | ms per step | times ours | peak MiB |\n| --- | ---: | ---: | ---: |")
     for library in (OURS, *PEERS, "floor"):
         ratio = statistics.median(t / o for t, o in zip(times[library], times[OURS], strict=True))
         peak = f"{peak_memory(library, size):.0f}" if memory and library != "floor" else ""

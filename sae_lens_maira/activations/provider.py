@@ -12,7 +12,6 @@ The place in the data is an epoch and a number, so saving and restoring it costs
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch import Tensor
 from sae_lens_maira.activations.format import NORMS_PREFIX
 from sae_lens_maira.activations.read import ActivationCache, MappedUnit
 from sae_lens_maira.activations.shuffle import GlobalShuffle
+from sae_lens_maira.buffers import BufferPool
 from sae_lens_maira.data.study import TokenKind
 from sae_lens_maira.errors import CacheError, DataExhausted
 
@@ -32,7 +32,6 @@ RUNS_ABOVE_BYTES = 16 << 30
 """Larger caches are read in runs of ``RUN_BYTES``; a uniformly random order would read each page many times over."""
 RUN_BYTES = 256 << 10
 WINDOW_BYTES = 1 << 30
-_MAX_BATCHES_KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -66,28 +65,6 @@ class TokenSelection:
         if not self.study_token:
             selected &= position > 0
         return selected
-
-
-class _BatchMemory:
-    """Memory of batches, which is used again once no tensor refers to it: fresh memory costs more than reading does.
-
-    Each tensor that shares a batch's storage, whoever made it, holds a reference to the array beneath.
-    """
-
-    def __init__(self) -> None:
-        self._arrays: list[np.ndarray] = []
-
-    def take(self, n_tokens: int, d_in: int, dtype: torch.dtype) -> Float[Tensor, "n_tokens d_in"]:
-        """A tensor with any values."""
-        n_bytes = n_tokens * d_in * dtype.itemsize
-        for array in self._arrays:
-            # The list, the loop's variable and the call's argument.
-            if sys.getrefcount(array) == 3 and array.nbytes == n_bytes:
-                break
-        else:
-            array = np.empty(n_bytes, dtype=np.uint8)
-            self._arrays = [*self._arrays[-_MAX_BATCHES_KEPT + 1 :], array]
-        return torch.from_numpy(array).view(dtype).view(n_tokens, d_in)
 
 
 class _CachedTokens:
@@ -126,7 +103,7 @@ class _CachedTokens:
         """Tokens of this epoch that were served."""
         self._row_bytes = row_bytes
         self._stored = torch.empty(batch_size, cache.d_in, dtype=cache.dtype)
-        self._memory = _BatchMemory()
+        self._memory = BufferPool()
         self._asked_for: tuple[int, int] | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead") if run_length > 1 else None
 
@@ -177,7 +154,7 @@ class _CachedTokens:
             hook_name: one of those that were asked for.
             tokens: numbers in the cache's storage order, ascending, ``batch_size`` of them at the most.
         """
-        found = self._memory.take(len(tokens), self.d_in, self.dtype)
+        found = self._memory.empty((len(tokens), self.d_in), self.dtype)
         stored = found if found.dtype == self._stored.dtype else self._stored[: len(tokens)]
         edges = np.searchsorted(tokens, self._starts)
         rows = torch.from_numpy(tokens - np.repeat(self._starts[:-1], np.diff(edges)))

@@ -1,11 +1,11 @@
 """The registered Matryoshka variant and its kernels; importing this package registers it with SAE-Lens.
 
 config.py       settings                        variant.py     the training SAE
-prefixes.py     groups of the dictionary        selection.py   exact top-k without a sort
-pattern.py      active pairs in two orders      kernels.py     sparse encoder and nested decoder
-auxiliary.py    losses of dead latents          optimizer.py   fused Adam, unit-norm decoder
-activation.py   dense top-k                     statistics.py  geometric median, logged metrics
-firing.py       activations that count quickly
+prefixes.py     groups of the dictionary        passes.py      sparse and dense pass of a step
+selection.py    exact top-k without a sort      pattern.py     active pairs in two orders
+kernels.py      sparse encoder, nested decoder  auxiliary.py   losses of dead latents
+optimizer.py    fused Adam, unit-norm decoder   activation.py  dense top-k
+statistics.py   geometric median, logged metrics
 """
 
 from sae_lens import register_sae_training_class

@@ -1,27 +1,29 @@
 """SAE-Lens's top-k activation modules, with equal activations taken in a fixed order: the dense path's selection."""
 
 import torch
+from jaxtyping import Float
 from sae_lens.saes.batchtopk_sae import BatchTopK
 from sae_lens.saes.topk_sae import TopK
+from torch import Tensor
 from typing_extensions import override
 
 from sae_lens_maira.sae.selection import batch_topk_mask, token_topk_mask
 
 
 class OrderedBatchTopK(BatchTopK):
-    """`BatchTopK` that takes equal activations in the order of (token, latent)."""
+    """``BatchTopK`` that takes equal activations in the order of (token, latent)."""
 
     @override
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         flat = x.reshape(-1, x.shape[-1])
         mask = batch_topk_mask(flat.detach(), int(self.k * flat.shape[0]))
         return torch.where(mask, flat, 0.0).view(x.shape)
 
 
 class OrderedTopK(TopK):
-    """`TopK` that takes equal activations in the order of latents."""
+    """``TopK`` that takes equal activations in the order of latents."""
 
     @override
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         flat = x.reshape(-1, x.shape[-1])
         return torch.where(token_topk_mask(flat.detach(), int(self.k)), flat, 0.0).view(x.shape)

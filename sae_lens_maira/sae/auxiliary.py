@@ -2,7 +2,7 @@
 
 Both libraries take each token's largest pre-activations among the dead latents and reconstruct the residual from them:
 
-- SAE-Lens takes them as they are and scales the loss by `min(n_dead / (d_in / 2), 1)`;
+- SAE-Lens takes them as they are and scales the loss by ``min(n_dead / (d_in / 2), 1)``;
 - dictionary_learning rectifies them and divides the loss by the residual's variance.
 
 Only the dead latents' columns are encoded and decoded, so the cost follows the number of dead latents.
@@ -17,22 +17,25 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import assert_never
 
+from sae_lens_maira.sae.passes import Parameters
+
 AuxLoss = Literal["sae_lens", "dictionary_learning"]
 
 
 def auxiliary_loss(
     x: Float[Tensor, "n_tokens d_in"],
-    W_enc: Float[Tensor, "d_in d_sae"],
-    b_enc: Float[Tensor, " d_sae"],
-    W_dec: Float[Tensor, "d_sae d_in"],
+    parameters: Parameters,
     norms: Float[Tensor, " d_sae"] | None,
     dead: Bool[Tensor, " d_sae"],
     residual: Float[Tensor, "n_tokens d_in"],
     style: AuxLoss,
 ) -> Float[Tensor, ""]:
-    """Loss of the dead latents' reconstruction of `residual` (a target: no gradient goes there).
+    """Loss of the dead latents' reconstruction of what the others leave over.
 
-    `x` is the encoder's input, `norms` the decoder norms by which activations are ranked (None for ones).
+    Args:
+        x: The encoder's input.
+        norms: Decoder norms that activations are multiplied by to rank them; None for ones.
+        residual: What is left over, a target: no gradient goes there.
     """
     index = dead.nonzero().view(-1)
     n_dead, k_heuristic = index.numel(), x.shape[-1] // 2
@@ -40,7 +43,7 @@ def auxiliary_loss(
         return x.new_zeros(())
     residual = residual.detach()
     k_aux = min(k_heuristic, n_dead)
-    preactivations = x @ W_enc.index_select(1, index) + b_enc.index_select(0, index)
+    preactivations = x @ parameters.W_enc.index_select(1, index) + parameters.b_enc.index_select(0, index)
     if style == "dictionary_learning":
         preactivations = preactivations.relu()
     if k_aux < n_dead:
@@ -48,7 +51,7 @@ def auxiliary_loss(
         chosen = ranked.detach().topk(k_aux, dim=-1, sorted=False).indices
         keep = torch.zeros_like(preactivations, dtype=torch.bool).scatter_(-1, chosen, True)
         preactivations = torch.where(keep, preactivations, 0.0)
-    reconstruction = preactivations @ W_dec.index_select(0, index)
+    reconstruction = preactivations @ parameters.W_dec.index_select(0, index)
     squared_error = (reconstruction - residual).pow(2).sum(-1).mean()
     if style == "sae_lens":
         return min(n_dead / k_heuristic, 1.0) * squared_error

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from sae_lens.saes.matryoshka_batchtopk_sae import MatryoshkaBatchTopKTrainingSAEConfig
 from typing_extensions import override
 
+from sae_lens_maira.errors import ConfigError
 from sae_lens_maira.sae.prefixes import check_widths, widths_from_fractions
 
 ARCHITECTURE = "maira_matryoshka"
@@ -13,23 +14,25 @@ ARCHITECTURE = "maira_matryoshka"
 
 @dataclass
 class MairaMatryoshkaTrainingSAEConfig(MatryoshkaBatchTopKTrainingSAEConfig):
-    """Configuration of the `maira_matryoshka` architecture; saved for inference as SAE-Lens's `jumprelu`.
+    """Configuration of the ``maira_matryoshka`` architecture; saved for inference as SAE-Lens's ``jumprelu``.
 
-    Inherited and unchanged: `d_in`, `d_sae`, `k` (mean active latents a token), `matryoshka_widths` (cumulative
-    widths), `use_matryoshka_aux_loss` (auxiliary loss a group instead of one for all), `aux_loss_coefficient`,
-    `rescale_acts_by_decoder_norm`, `apply_b_dec_to_input`, `normalize_activations`,
-    `topk_threshold_lr` (weight of one step's smallest activation in the running threshold).
+    Inherited and unchanged: ``d_in``, ``d_sae``, ``k`` (mean active latents per token), ``matryoshka_widths``
+    (cumulative widths), ``use_matryoshka_aux_loss`` (one auxiliary loss per group instead of one for all),
+    ``aux_loss_coefficient``, ``rescale_acts_by_decoder_norm``, ``apply_b_dec_to_input``, ``normalize_activations``,
+    ``topk_threshold_lr`` (weight of one step's smallest activation in the running threshold).
 
     Args:
         group_fractions (list[float]): Share of the dictionary that each group holds, summing to 1; an alternative to
-            `matryoshka_widths`. Group sizes are rounded down as in dictionary_learning, the last group takes the rest.
+            ``matryoshka_widths``. Group sizes are rounded down as in dictionary_learning, and the last
+            group takes the rest.
         group_weights (list[float]): Weight of each prefix's loss; empty for 1 each, as in SAE-Lens.
         prefixes (str): "fixed" trains the prefixes above in every step; "sampled" draws other ones for each step,
-            with a density falling as width ** -1.5, and always adds the whole dictionary.
-        n_sampled_prefixes (int): Prefixes a step, the whole dictionary included, where they are sampled.
-        selection (str): "batch" keeps a batch's k * n_tokens largest activations, "token" each token's k largest.
-        k_start (float | None): k at the first step, moving linearly to `k`; None for `k` throughout.
-        k_anneal_steps (int): Steps from `k_start` to `k`.
+            with a density falling as ``width ** -1.5``, and always adds the whole dictionary.
+        n_sampled_prefixes (int): Prefixes per step where they are sampled, the whole dictionary included.
+        selection (str): "batch" keeps the ``k * n_tokens`` largest activations of a batch, "token" the k largest of
+            each token.
+        k_start (float | None): k at the first step, moving linearly to ``k``; None for ``k`` throughout.
+        k_anneal_steps (int): Steps from ``k_start`` to ``k``.
         aux_loss (str): "sae_lens" as in SAE-Lens's top-k SAEs (scaled down while few latents are dead);
             "dictionary_learning" uses rectified activations and divides by the residual's variance.
         threshold_init (str): "zero" starts the running threshold at 0, as SAE-Lens does; "first" at the first step's
@@ -40,9 +43,11 @@ class MairaMatryoshkaTrainingSAEConfig(MatryoshkaBatchTopKTrainingSAEConfig):
         unit_norm_decoder (bool): Keep decoder rows at norm 1 after each step and remove the gradient's parallel part.
         b_dec_init (str): "zeros", or "geometric_median" of the first training batch.
         center_steps (int): Steps over which the activations' mean is measured; it is subtracted from the input, added
-            to the output, and folded into the biases when the SAE is saved for inference. 0 for no centring.
+            to the output, and folded into the biases when the SAE is saved for inference. 0 for none.
         kernels (str): "sparse", "dense", or "auto": the one that is faster at the density k / d_sae. Same results.
-        fused_optimizer (bool): Switch the Adam optimiser that steps this SAE to PyTorch's fused kernel. Same results.
+        use_sparse_activations (bool): Whether a step of the sparse kernels gives its activations as sparse tensors
+            (SAE-Lens's default is False); False for dense ones, at the cost of making them.
+        fused_optimizer (bool): Switch the Adam optimizer that steps this SAE to PyTorch's fused kernel. Same results.
     """
 
     group_fractions: list[float] = field(default_factory=list)
@@ -59,6 +64,7 @@ class MairaMatryoshkaTrainingSAEConfig(MatryoshkaBatchTopKTrainingSAEConfig):
     unit_norm_decoder: bool = False
     b_dec_init: Literal["zeros", "geometric_median"] = "zeros"
     center_steps: int = 0
+    use_sparse_activations: bool = True
     kernels: Literal["auto", "sparse", "dense"] = "auto"
     fused_optimizer: bool = True
 
@@ -74,7 +80,7 @@ class MairaMatryoshkaTrainingSAEConfig(MatryoshkaBatchTopKTrainingSAEConfig):
         self._check_numbers()
 
     def widths(self) -> list[int]:
-        """Cumulative widths of the prefixes, from `matryoshka_widths` or `group_fractions`; the last one is `d_sae`."""
+        """Cumulative widths of the prefixes, from ``matryoshka_widths`` or ``group_fractions``, up to ``d_sae``."""
         if self.matryoshka_widths:
             widths = list(self.matryoshka_widths)
             return widths if widths[-1] == self.d_sae else [*widths, self.d_sae]
@@ -94,10 +100,10 @@ class MairaMatryoshkaTrainingSAEConfig(MatryoshkaBatchTopKTrainingSAEConfig):
     def like_dictionary_learning(
         cls, d_in: int, d_sae: int, k: int, group_fractions: list[float], **settings: Any
     ) -> "MairaMatryoshkaTrainingSAEConfig":
-        """The settings with which a step equals dictionary_learning's `MatryoshkaBatchTopKTrainer` at its defaults.
+        """The settings with which a step equals dictionary_learning's ``MatryoshkaBatchTopKTrainer`` at its defaults.
 
         That trainer weighs each prefix by 1 / n_groups and then takes the mean over prefixes. Learning rate and warm-up
-        belong to SAE-Lens's runner; its `dead_feature_window` counts steps where dictionary_learning counts tokens.
+        belong to SAE-Lens's runner; its ``dead_feature_window`` counts steps where dictionary_learning counts tokens.
         """
         n_groups = len(group_fractions)
         defaults: dict[str, Any] = {
@@ -124,41 +130,41 @@ class MairaMatryoshkaTrainingSAEConfig(MatryoshkaBatchTopKTrainingSAEConfig):
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
         if self.normalize_activations in ("layer_norm", "constant_norm_rescale"):
-            raise ValueError(
+            raise ConfigError(
                 f"normalize_activations={self.normalize_activations!r} rescales each token, which nested losses do not "
                 "support (nor do SAE-Lens's): use none, expected_average_only_in or covariance_whitening."
             )
 
     def _check_groups(self) -> None:
         if not self.matryoshka_widths and not self.group_fractions:
-            raise ValueError("Give the groups, either as matryoshka_widths or as group_fractions.")
+            raise ConfigError("Give the groups, either as matryoshka_widths or as group_fractions.")
         widths = self.widths()
         check_widths(widths, self.d_sae)
         if self.group_fractions and widths != widths_from_fractions(self.group_fractions, self.d_sae):
-            raise ValueError(
+            raise ConfigError(
                 f"matryoshka_widths {widths} and group_fractions {self.group_fractions} disagree: give one of them."
             )
         if self.group_weights and len(self.group_weights) != len(widths):
-            raise ValueError(f"{len(self.group_weights)} group_weights were given for {len(widths)} groups.")
+            raise ConfigError(f"{len(self.group_weights)} group_weights were given for {len(widths)} groups.")
         if any(weight < 0 for weight in self.group_weights):
-            raise ValueError("group_weights must not be negative.")
+            raise ConfigError("group_weights must not be negative.")
         if self.prefixes == "sampled" and self.group_weights:
-            raise ValueError("group_weights belong to fixed prefixes; sampled ones weigh 1 each.")
-        if not 1 <= self.n_sampled_prefixes <= self.d_sae:
-            raise ValueError(f"n_sampled_prefixes must be between 1 and d_sae, not {self.n_sampled_prefixes}.")
+            raise ConfigError("group_weights belong to fixed prefixes; sampled ones weigh 1 each.")
+        if self.prefixes == "sampled" and not 1 <= self.n_sampled_prefixes <= self.d_sae:
+            raise ConfigError(f"n_sampled_prefixes must be between 1 and d_sae, not {self.n_sampled_prefixes}.")
 
     def _check_numbers(self) -> None:
         for name, k in (("k", self.k), ("k_start", self.k_start)):
             if k is not None and not 0 < k <= self.d_sae:
-                raise ValueError(f"{name} must be above 0 and at most d_sae ({self.d_sae}), not {k}.")
+                raise ConfigError(f"{name} must be above 0 and at most d_sae ({self.d_sae}), not {k}.")
         if self.selection == "token" and self.k != int(self.k):
-            raise ValueError(f"k must be a whole number where selection is per token, not {self.k}.")
+            raise ConfigError(f"k must be a whole number where selection is per token, not {self.k}.")
         if (self.k_start is None) != (self.k_anneal_steps == 0):
-            raise ValueError("k_start and k_anneal_steps go together: give both or neither.")
+            raise ConfigError("k_start and k_anneal_steps go together: give both or neither.")
         for name in ("k_anneal_steps", "threshold_start_step", "center_steps"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative.")
+                raise ConfigError(f"{name} must not be negative.")
         if self.unit_norm_decoder and self.decoder_init_norm != 1.0:
-            raise ValueError("unit_norm_decoder needs decoder_init_norm=1.0.")
+            raise ConfigError("unit_norm_decoder needs decoder_init_norm=1.0.")

@@ -1,19 +1,20 @@
 """Sparse encoder and nested decoder: two autograd functions, exact in forward and backward.
 
-With `x` the centred input, `v` the active pre-activations, `R_p` the reconstruction of prefix p and weights `w_p`,
+With ``x`` the centered input, ``v`` the active pre-activations, ``R_p`` the reconstruction of prefix p and
+weights ``w_p``,
 
     loss   = sum_p w_p * mean_t |R_p[t] - x[t]|^2
     R_p[t] = b_dec + sum over active latents j < width_p of v[t, j] W_dec[j]
 
-1. *One decode for all prefixes.* Prefix groups are contiguous, so one bag a (token, group) and a running sum over the
-   groups give every `R_p`; each active latent is decoded once.
+1. *One decode for all prefixes.* Prefix groups are contiguous, so one bag per (token, group) and a running sum over the
+   groups give every ``R_p``; each active latent is decoded once.
 2. *One error for all gradients.* A latent of group g takes part in the prefixes p >= g, so its gradients need only
-   `S_g = sum over p >= g of 2 w_p / n_tokens * (R_p - x)`, a running sum from the other end, made in place.
-3. `dW_dec[j] = sum_t v[t, j] S_g(j)[t]` and `dW_enc[:, j] = sum_t dv[t, j] x[t]` are bags over the transposed pattern;
-   `dv[t, j] = W_dec[j] . S_g(j)[t]` is a product sampled at the active pairs; `db_dec` is `sum_t S_0[t]`, less what the
-   encoder's input takes.
+   ``S_g = sum over p >= g of 2 w_p / n_tokens * (R_p - x)``, a running sum from the other end, made in place.
+3. ``dW_dec[j] = sum_t v[t, j] S_g(j)[t]`` and ``dW_enc[:, j] = sum_t dv[t, j] x[t]`` are bags over the transposed
+   pattern; ``dv[t, j] = W_dec[j] . S_g(j)[t]`` is a product sampled at the active pairs; ``db_dec`` is
+   ``sum_t S_0[t]``, less what the encoder's input takes.
 
-Decoder norms (SAE-Lens's `rescale_acts_by_decoder_norm`) do not appear: an activation is multiplied by the norm for
+Decoder norms (SAE-Lens's ``rescale_acts_by_decoder_norm``) do not appear: an activation is multiplied by the norm for
 the selection and divided by it before the decoder, so for a given selection the norms cancel in value and gradient.
 """
 
@@ -33,7 +34,7 @@ from sae_lens_maira.sae.pattern import ActivePattern, column_blocks, sum_bags, s
 
 
 class _SelectedPreactivations(torch.autograd.Function):
-    """`values[i] = (x[token_i] - b_dec) @ W_enc[:, latent_i] + b_enc[latent_i]`, the values being known already."""
+    """``values[i] = (x[token_i] - b_dec) @ W_enc[:, latent_i] + b_enc[latent_i]``, the values being known already."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -42,19 +43,19 @@ class _SelectedPreactivations(torch.autograd.Function):
         b_dec: Float[Tensor, " d_in"] | None,
         W_enc: Float[Tensor, "d_in d_sae"],
         b_enc: Float[Tensor, " d_sae"],
-        centred: Float[Tensor, "n_tokens d_in"],
+        centered: Float[Tensor, "n_tokens d_in"],
         values: Float[Tensor, " n_active"],
         pattern: ActivePattern,
     ) -> Float[Tensor, " n_active"]:
         del x, b_dec
-        ctx.save_for_backward(centred, W_enc, b_enc)
+        ctx.save_for_backward(centered, W_enc, b_enc)
         ctx.pattern = pattern
         return values.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_values: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        centred, W_enc, b_enc = ctx.saved_tensors
+        centered, W_enc, b_enc = ctx.saved_tensors
         pattern: ActivePattern = ctx.pattern
         needs_x, needs_b_dec, needs_W_enc, needs_b_enc = ctx.needs_input_grad[:4]
         grad_x = grad_b_dec = grad_W_enc = grad_b_enc = None
@@ -63,7 +64,7 @@ class _SelectedPreactivations(torch.autograd.Function):
         if needs_W_enc:
             order = pattern.to_latent_order
             grad_W_enc = sum_bags_by_columns(
-                _split(centred), pattern.tokens_by_latent, pattern.latent_offsets, grad_values[order]
+                _split(centered), pattern.tokens_by_latent, pattern.latent_offsets, grad_values[order]
             ).T
         if needs_b_dec:
             assert grad_b_enc is not None
@@ -146,7 +147,7 @@ def _to_suffix_sums(
     reconstruction: Float[Tensor, "n_tokens n_block"],
     kept: Float[Tensor, "n_tokens n_prefixes n_block"] | None,
 ) -> None:
-    """Turn each group's share of the decoder, in place, into the prefix's error and then into `S_g`; fill the rest."""
+    """Turn each group's share of the decoder, in place, into the prefix's error and then into ``S_g``."""
     groups = bags.unbind(1)
     groups[0].add_(b_dec - x)
     for previous, group in pairwise(groups):
@@ -161,11 +162,11 @@ def _to_suffix_sums(
 
 
 def _sampled_products(
-    tables: Sequence[Float[Tensor, "n_bags n_block"]],
-    decoders: Sequence[Float[Tensor, "d_sae n_block"]],
+    tables: Sequence[Float[Tensor, "n_bags _"]],
+    decoders: Sequence[Float[Tensor, "d_sae _"]],
     pattern: ActivePattern,
 ) -> Float[Tensor, " n_active"]:
-    """`out[i] = table[bag_i] . W_dec[latent_i]`, both given in blocks of columns."""
+    """``out[i] = table[bag_i] . W_dec[latent_i]``, both given in blocks of columns."""
     size = (tables[0].shape[0], decoders[0].shape[0])
     zeros = tables[0].new_zeros(pattern.n_active)
     with warnings.catch_warnings():
@@ -176,7 +177,7 @@ def _sampled_products(
     return found.values()
 
 
-def _split(table: Float[Tensor, "n d"]) -> list[Float[Tensor, "n n_block"]]:
+def _split(table: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _"]]:
     return [table[:, block] for block in column_blocks(table.shape[1], table.device)]
 
 
@@ -185,13 +186,18 @@ def selected_preactivations(
     b_dec: Float[Tensor, " d_in"] | None,
     W_enc: Float[Tensor, "d_in d_sae"],
     b_enc: Float[Tensor, " d_sae"],
-    centred: Float[Tensor, "n_tokens d_in"],
+    centered: Float[Tensor, "n_tokens d_in"],
     values: Float[Tensor, " n_active"],
     pattern: ActivePattern,
 ) -> Float[Tensor, " n_active"]:
-    """Give the selected pre-activations their gradients; `centred` is `x - b_dec`, or `x` where `b_dec` is None."""
-    values = values.to(centred.dtype)
-    return _SelectedPreactivations.apply(x, b_dec, W_enc, b_enc, centred, values, pattern)  # pyright: ignore[reportReturnType]
+    """Give the selected pre-activations their gradients.
+
+    Args:
+        b_dec: The decoder's bias where the encoder's input is centered by it.
+        centered: ``x - b_dec``, or ``x`` where ``b_dec`` is None.
+    """
+    values = values.to(centered.dtype)
+    return _SelectedPreactivations.apply(x, b_dec, W_enc, b_enc, centered, values, pattern)  # pyright: ignore[reportReturnType]
 
 
 def nested_reconstruction(
@@ -202,10 +208,15 @@ def nested_reconstruction(
     pattern: ActivePattern,
     weights: Sequence[float],
     keep_errors: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return `(loss, reconstruction, prefix_losses, errors)`.
+) -> tuple[
+    Float[Tensor, ""],
+    Float[Tensor, "n_tokens d_in"],
+    Float[Tensor, " n_prefixes"],
+    Float[Tensor, "n_tokens n_prefixes d_in"] | None,
+]:
+    """Return ``(loss, reconstruction, prefix_losses, errors)``.
 
-    `loss` and `reconstruction` are differentiable. `prefix_losses` (each prefix's mean squared error, summed over d_in)
-    and `errors` (`R_p - x`, `(n_tokens, n_prefixes, d_in)`, only with `keep_errors`) are for logs and residuals.
+    ``loss`` and ``reconstruction`` are differentiable. ``prefix_losses`` (each prefix's mean squared error, summed
+    over d_in) and ``errors`` (``R_p - x``, only with ``keep_errors``) are for logs and residuals.
     """
     return _NestedReconstruction.apply(x, values, W_dec, b_dec, pattern, tuple(weights), keep_errors)  # pyright: ignore[reportReturnType]

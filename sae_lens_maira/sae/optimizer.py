@@ -1,14 +1,15 @@
-"""What has to happen at the optimiser, which SAE-Lens's trainer makes itself and shows to nobody.
+"""Hooks into the optimizer that SAE-Lens's trainer creates internally.
 
-The first optimiser step that touches the SAE's decoder is found through PyTorch's global step hook. From then on
-that one optimiser, and no other,
+The first optimizer step that touches the SAE's decoder is found through PyTorch's global step hook. From then on
+that one optimizer, and no other,
 
 - runs Adam's fused kernel (the same update, one pass over memory instead of several), on the transpose of an encoder
-  that is stored latent by latent: the kernel copies what is not contiguous, which costs more than the update itself;
-- is followed by the renormalisation of a unit-norm decoder.
+  that is stored latent by latent: the kernel copies what is not contiguous. Without this a step takes 4.7% more
+  processor time and 9.4% more wall time at 1,024 to 8,192, 2.5% and 2.7% more at 512 to 4,096 (benchmarks/README.md);
+- is followed by the renormalization of a unit-norm decoder.
 
-So a stock `LanguageModelSAETrainingRunner` gets both. The decoder's gradient parallel to its rows is removed in
-autograd (`without_parallel_gradient`), where SAE-Lens's gradient clipping sees the result, as in dictionary_learning.
+So a stock ``LanguageModelSAETrainingRunner`` gets both. The decoder's gradient parallel to its rows is removed in
+autograd (``without_parallel_gradient``), where SAE-Lens's gradient clipping sees the result, as in dictionary_learning.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _LINKED: weakref.WeakKeyDictionary[torch.nn.Module, Any] = weakref.WeakKeyDictio
 
 
 def link_optimizer(sae: torch.nn.Module, fused: bool, unit_norm_decoder: bool) -> None:
-    """Watch for the optimiser of `sae.W_dec`; calling it again for the same SAE does nothing."""
+    """Watch for the optimizer of ``sae.W_dec``; calling it again for the same SAE does nothing."""
     if sae in _LINKED:
         return
     reference = weakref.ref(sae)
@@ -41,9 +42,11 @@ def link_optimizer(sae: torch.nn.Module, fused: bool, unit_norm_decoder: bool) -
         optimizer._sae_lens_maira_linked = True  # pyright: ignore[reportAttributeAccessIssue]
         if fused:
             use_fused_adam(optimizer)
-            optimizer.register_step_pre_hook(lambda optimizer, *_: step_transposed(optimizer))
+            hidden: list[tuple[Tensor, Tensor]] = []
+            optimizer.register_step_pre_hook(lambda optimizer, *_: hidden.extend(step_transposed(optimizer)))
+            optimizer.register_step_post_hook(lambda *_: _show_gradients(hidden))
         if unit_norm_decoder:
-            optimizer.register_step_post_hook(lambda *_: _normalise_decoder(reference))
+            optimizer.register_step_post_hook(lambda *_: _normalize_decoder(reference))
 
     handle = register_optimizer_step_pre_hook(find)
     _LINKED[sae] = handle
@@ -51,7 +54,7 @@ def link_optimizer(sae: torch.nn.Module, fused: bool, unit_norm_decoder: bool) -
 
 
 def use_fused_adam(optimizer: torch.optim.Optimizer) -> None:
-    """Switch an Adam optimiser's groups to the fused kernel where PyTorch has one; leave any other as it is."""
+    """Switch an Adam optimizer's groups to the fused kernel where PyTorch has one; leave any other as it is."""
     if not isinstance(optimizer, torch.optim.Adam):
         return
     for group in optimizer.param_groups:
@@ -67,11 +70,15 @@ def use_fused_adam(optimizer: torch.optim.Optimizer) -> None:
 
 
 @torch.no_grad()
-def step_transposed(optimizer: torch.optim.Optimizer) -> None:
-    """Step the matrices whose transpose is contiguous, and leave the optimiser nothing to do for them.
+def step_transposed(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tensor]]:
+    """Step the matrices whose transpose is contiguous, and hide their gradients from the optimizer.
 
     Parameters, gradients and state keep their shapes and strides; Adam is elementwise, so only the views differ.
+
+    Returns:
+        The parameters and their gradients, to be shown again after the step.
     """
+    hidden = []
     for group in optimizer.param_groups:
         if not group.get("fused") or group.get("amsgrad"):
             continue
@@ -104,32 +111,46 @@ def step_transposed(optimizer: torch.optim.Optimizer) -> None:
                 maximize=group["maximize"],
                 decoupled_weight_decay=group.get("decoupled_weight_decay", False),
             )
+            hidden.append((parameter, grad))
             parameter.grad = None
+    return hidden
 
 
-def _laid_out_like(model: Tensor, tensor: Tensor) -> Tensor:
+def _show_gradients(hidden: list[tuple[Tensor, Tensor]]) -> None:
+    while hidden:
+        parameter, grad = hidden.pop()
+        parameter.grad = grad
+
+
+def latent_major(W_enc: Float[Tensor, "d_in d_sae"]) -> Float[Tensor, "d_in d_sae"]:
+    """The same (d_in, d_sae) matrix, stored latent by latent."""
+    return W_enc.T.contiguous().T
+
+
+def _laid_out_like(model: Float[Tensor, "n d"], tensor: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     return tensor if tensor.stride() == model.stride() else torch.empty_like(model, dtype=tensor.dtype).copy_(tensor)
 
 
 @torch.no_grad()
-def normalise_rows_(weights: Float[Tensor, "n d"]) -> None:
+def normalize_rows_(weights: Float[Tensor, "n d"]) -> None:
+    """Bring each row to norm 1, in place."""
     weights.div_(weights.norm(dim=-1, keepdim=True) + torch.finfo(weights.dtype).eps)
 
 
-def _normalise_decoder(reference: weakref.ref[torch.nn.Module]) -> None:
+def _normalize_decoder(reference: weakref.ref[torch.nn.Module]) -> None:
     sae = reference()
     if sae is not None:
-        normalise_rows_(sae.W_dec.data)  # pyright: ignore[reportArgumentType]
+        normalize_rows_(sae.W_dec.data)  # pyright: ignore[reportArgumentType]
 
 
 class _WithoutParallelGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weights: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, weights: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.save_for_backward(weights)
         return weights.view_as(weights)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (weights,) = ctx.saved_tensors
         directions = weights / (weights.norm(dim=-1, keepdim=True) + 1e-6)
         return grad - (grad * directions).sum(-1, keepdim=True) * directions

@@ -1,12 +1,12 @@
 """The pattern of active latents of one batch, in the two orders that the kernels walk.
 
-A batch top-k leaves about `k * n_tokens` active (token, latent) pairs. The forward pass reads them token by token, the
-weight gradients latent by latent. Both orders are kept as index lists with offsets, which is what
-`torch.nn.functional.embedding_bag` takes:
+A batch top-k leaves about ``k * n_tokens`` active (token, latent) pairs. The forward pass reads them token by token,
+the weight gradients latent by latent. Both orders are kept as index lists with offsets, which is what
+``torch.nn.functional.embedding_bag`` takes:
 
-- token order, cut into one *bag* a (token, prefix group): groups are contiguous ranges of the dictionary, so a list
+- token order, cut into one *bag* per (token, prefix group): groups are contiguous ranges of the dictionary, so a list
   sorted by (token, latent) is sorted by (token, group) as well;
-- latent order, cut into one bag a latent.
+- latent order, cut into one bag per latent.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_maira.sae.recycling import recycled_empty
+from sae_lens_maira.buffers import BufferPool
+
+_GRADIENTS = BufferPool()
 
 
 @dataclass(frozen=True)
 class ActivePattern:
-    """Where a batch is active: `n_active` (token, latent) pairs in token order, and the way to latent order."""
+    """Where a batch is active: ``n_active`` (token, latent) pairs in token order, and the way to latent order."""
 
     n_tokens: int
     d_sae: int
@@ -34,13 +36,13 @@ class ActivePattern:
     latents: Int[Tensor, " n_active"]
     """Latent of each pair, ascending within a token."""
     bag_offsets: Int[Tensor, " n_bags_plus_1"]
-    """Start of each (token, group) bag in token order; `n_tokens * n_prefixes + 1` entries."""
+    """Start of each (token, group) bag in token order; ``n_tokens * n_prefixes + 1`` entries."""
     to_latent_order: Int[Tensor, " n_active"]
-    """`values[to_latent_order]` puts per-pair values into latent order."""
+    """``values[to_latent_order]`` puts per-pair values into latent order."""
     tokens_by_latent: Int[Tensor, " n_active"]
     """Token of each pair, in latent order."""
     bags_by_latent: Int[Tensor, " n_active"]
-    """Row of each pair in a `(n_tokens * n_prefixes, d_in)` matrix, in latent order."""
+    """Row of each pair in a ``(n_tokens * n_prefixes, d_in)`` matrix, in latent order."""
     latent_offsets: Int[Tensor, " d_sae_plus_1"]
     """Start of each latent's pairs in latent order."""
 
@@ -57,7 +59,7 @@ class ActivePattern:
         return self.bag_offsets[:: self.n_prefixes]
 
     def as_sparse(self, values: Float[Tensor, " n_active"]) -> Tensor:
-        """The activations as a coalesced `(n_tokens, d_sae)` sparse COO tensor; gradients flow to `values`."""
+        """The activations as a coalesced ``(n_tokens, d_sae)`` sparse COO tensor; gradients flow to ``values``."""
         indices = torch.stack([self.tokens, self.latents])
         size = (self.n_tokens, self.d_sae)
         return torch.sparse_coo_tensor(indices, values, size, is_coalesced=True, check_invariants=False)
@@ -101,27 +103,27 @@ def _offsets(keys: Int[Tensor, " n"], n_bags: int) -> Int[Tensor, " n_bags_plus_
     return offsets
 
 
-COLUMNS_A_BLOCK = 128
+COLUMNS_PER_BLOCK = 128
 """Columns that a CPU sums at a time: 128 columns of 2,048 fp32 rows are 1 MiB and stay in a core's L2 cache."""
 
 
 def column_blocks(n_columns: int, device: torch.device) -> list[slice]:
     """Blocks of columns to walk on a CPU; all columns at once elsewhere."""
-    width = COLUMNS_A_BLOCK if device.type == "cpu" else max(n_columns, 1)
+    width = COLUMNS_PER_BLOCK if device.type == "cpu" else max(n_columns, 1)
     return [slice(start, start + width) for start in range(0, n_columns, width)]
 
 
 def sum_bags_by_columns(
-    tables: Sequence[Float[Tensor, "n_rows n_block"]],
+    tables: Sequence[Float[Tensor, "n_rows _"]],
     rows: Int[Tensor, " n_active"],
     offsets: Int[Tensor, " n_bags_plus_1"],
     weights: Float[Tensor, " n_active"],
 ) -> Float[Tensor, "n_bags d"]:
-    """`sum_bags` of a table given in blocks of columns: several times faster where the rows come in no order."""
+    """``sum_bags`` of a table given in blocks of columns: several times faster where the rows come in no order."""
     if len(tables) == 1:
         return sum_bags(tables[0], rows, offsets, weights)
     size = (offsets.numel() - 1, sum(table.shape[1] for table in tables))
-    out = recycled_empty(size, tables[0].dtype, tables[0].device)
+    out = _GRADIENTS.empty(size, tables[0].dtype, tables[0].device)
     start = 0
     for table in tables:
         stop = start + table.shape[1]
@@ -136,5 +138,5 @@ def sum_bags(
     offsets: Int[Tensor, " n_bags_plus_1"],
     weights: Float[Tensor, " n_active"],
 ) -> Float[Tensor, "n_bags d"]:
-    """`out[b] = sum of weights[i] * table[rows[i]]` over the i of bag b; empty bags are zero."""
+    """``out[b] = sum of weights[i] * table[rows[i]]`` over the i of bag b; empty bags are zero."""
     return F.embedding_bag(rows, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)

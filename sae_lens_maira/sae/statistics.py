@@ -28,9 +28,18 @@ def geometric_median(
 
 
 @torch.no_grad()
-def mean_to_std(x: Float[Tensor, "n d"]) -> Tensor:
-    """`|mean| / |std|` over the tokens of a batch. Above about 1, most of what an SAE sees first is one direction."""
+def mean_to_std(x: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """``|mean| / |std|`` over the tokens of a batch. Above about 1, most of what an SAE sees first is one direction."""
     return x.mean(0).norm() / x.std(0, correction=0).norm()
+
+
+@torch.no_grad()
+def count_firings(activations: Float[Tensor, "n_tokens d_sae"]) -> Float[Tensor, " d_sae"]:
+    """Tokens that each latent is active on, from dense or sparse COO activations."""
+    if not activations.is_sparse:
+        return (activations > 0).sum(0).float()
+    latents = activations.coalesce().indices()[1]
+    return torch.bincount(latents, minlength=activations.shape[1]).float()
 
 
 @torch.no_grad()
@@ -41,10 +50,10 @@ def step_metrics(
     latent_counts: Float[Tensor, " d_sae"],
     dead: Bool[Tensor, " d_sae"] | None,
     group_widths: Sequence[int],
-) -> dict[str, Tensor | float]:
-    """Explained variance of each prefix; mean active latents a token and dead share of each group."""
+) -> dict[str, Float[Tensor, ""]]:
+    """Explained variance of each prefix; mean active latents per token and dead share of each group."""
     variance = (x - x.mean(0)).pow(2).sum(-1).mean()
-    metrics: dict[str, Tensor | float] = {"activation_mean_to_std": mean_to_std(x)}
+    metrics: dict[str, Float[Tensor, ""]] = {"activation_mean_to_std": mean_to_std(x)}
     for name, loss in zip(prefix_names, prefix_losses, strict=True):
         metrics[f"explained_variance_prefix_{name}"] = 1 - loss / variance
     sizes = sizes_from_widths(group_widths)

@@ -181,5 +181,5 @@ def test_any_shape_equals_the_dense_formula(
 
 
 def test_blocks_of_columns_do_not_change_values_or_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pattern_module, "COLUMNS_A_BLOCK", 4)
+    monkeypatch.setattr(pattern_module, "COLUMNS_PER_BLOCK", 4)
     assert_same(make_tensors(10, 11, 24), 30, [3, 8, 24], [1.0, 0.5, 2.0], rescale=True)

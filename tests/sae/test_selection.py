@@ -12,7 +12,6 @@ from sae_lens_maira.sae.selection import (
     batch_topk_mask,
     select_batch_topk,
     token_topk_mask,
-    true_positions,
 )
 from tests.sae.sae_reference import top_mask
 
@@ -69,10 +68,3 @@ def test_dense_masks_equal_a_stable_sort(n_tokens: int, d_sae: int, n_wanted: in
     k = min(max(n_wanted, 1), d_sae)
     rows = torch.cat([top_mask(row[None], k) for row in activations])
     assert torch.equal(token_topk_mask(activations, k), rows)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.booleans(), max_size=70))
-def test_true_positions_are_those_of_nonzero(values: list[bool]) -> None:
-    mask = torch.tensor(values, dtype=torch.bool)
-    assert torch.equal(true_positions(mask), mask.nonzero().view(-1))

@@ -17,6 +17,7 @@ from sae_lens.saes.matryoshka_batchtopk_sae import (
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from sae_lens.training.sae_trainer import SAETrainer
 
+from sae_lens_maira.errors import ConfigError
 from sae_lens_maira.sae import ARCHITECTURE, MairaMatryoshkaTrainingSAE, MairaMatryoshkaTrainingSAEConfig
 
 D_IN, D_SAE, K, N_TOKENS = 16, 64, 4, 96
@@ -349,6 +350,7 @@ def test_an_optimizer_state_of_another_layout_is_continued_from() -> None:
         ({"matryoshka_widths": [], "group_fractions": []}, "Give the groups"),
         ({"matryoshka_widths": [8, 4, 64]}, "must rise strictly"),
         ({"group_fractions": [0.5, 0.4]}, "sum to 1"),
+        ({"group_fractions": [0.001, 0.999]}, "leave a group without a latent"),
         ({"matryoshka_widths": [4, 64], "group_fractions": [0.5, 0.5]}, "disagree"),
         ({"group_weights": [1.0]}, "1 group_weights were given for 3 groups"),
         ({"selection": "row"}, "selection must be one of batch, token, not 'row'"),
@@ -361,5 +363,83 @@ def test_an_optimizer_state_of_another_layout_is_continued_from() -> None:
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         make_config(**settings)
+
+
+def test_a_dictionary_smaller_than_the_sampled_prefixes_is_fine_with_fixed_ones() -> None:
+    config = make_config(d_sae=3, k=1, matryoshka_widths=[1, 3])
+    assert config.widths() == [1, 3]
+    assert make_config(d_sae=4, k=1, group_fractions=[0.25, 0.75]).widths() == [1, 4]
+    with pytest.raises(ConfigError, match="n_sampled_prefixes must be between 1 and d_sae, not 5"):
+        make_config(d_sae=3, k=1, matryoshka_widths=[1, 3], prefixes="sampled")
+
+
+@pytest.mark.parametrize(
+    ("expansion_factor", "widths"),
+    [
+        (2, [4096, 6144, 7168, 7680, 8192]),
+        (4, [8192, 12288, 14336, 15360, 16384]),
+        (8, [16384, 24576, 28672, 30720, 32768]),
+    ],
+)
+def test_fractions_give_the_widths_of_the_paper_at_any_size(expansion_factor: int, widths: list[int]) -> None:
+    """Groups of 1/2, 1/4, 1/8, 1/16 and 1/16 of the dictionary (Bouzid et al. 2025)."""
+    fractions = [0.5, 0.25, 0.125, 0.0625, 0.0625]
+    config = MairaMatryoshkaTrainingSAEConfig(
+        d_in=4096, d_sae=4096 * expansion_factor, k=256, group_fractions=fractions
+    )
+    assert config.widths() == widths
+
+
+def test_the_threshold_moves_from_its_first_step_on_and_not_before() -> None:
+    sae = make_sae(threshold_start_step=2, topk_threshold_lr=0.25)
+    thresholds, smallest = [], []
+    for step, x in enumerate(make_batches(5)):
+        values = step_once(sae, x, step=step).feature_acts.detach().coalesce().values()
+        smallest.append(float(values.min()))
+        thresholds.append(float(sae.topk_threshold))
+    third = 0.75 * smallest[2] + 0.25 * smallest[3]
+    assert thresholds[:2] == [0, 0]
+    assert thresholds[2:] == pytest.approx([smallest[2], third, 0.75 * third + 0.25 * smallest[4]])
+
+
+def test_gradients_can_be_read_after_the_step() -> None:
+    saes = [make_sae(fused_optimizer=fused) for fused in (True, False)]
+    for sae in saes:
+        optimizer = torch.optim.Adam(sae.parameters(), lr=1e-3)
+        for x in make_batches(2):
+            optimizer.zero_grad()
+            step_once(sae, x).loss.backward()
+            optimizer.step()
+    assert_same_parameters(saes[0], saes[1], tolerance=1e-6)
+    for name, parameter in saes[1].named_parameters():
+        found = dict(saes[0].named_parameters())[name].grad
+        torch.testing.assert_close(found, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernels", ["sparse", "dense"])
+def test_dense_activations_are_given_where_they_are_asked_for(kernels: str) -> None:
+    x = make_batches()[0]
+    outputs = [step_once(make_sae(kernels=kernels, use_sparse_activations=sparse), x) for sparse in (True, False)]
+    assert [output.feature_acts.is_sparse for output in outputs] == [kernels == "sparse", False]
+    assert [output.hidden_pre.is_sparse for output in outputs] == [kernels == "sparse", False]
+    assert torch.equal(outputs[0].feature_acts.to_dense(), outputs[1].feature_acts)
+    assert torch.equal(outputs[0].loss, outputs[1].loss)
+
+
+@pytest.mark.parametrize("kernels", ["sparse", "dense"])
+def test_a_compiled_step_is_the_same_step(kernels: str) -> None:
+    """As SAE-Lens's runner compiles with `compile_sae`; the backend that traces and generates no code is enough."""
+    saes = [make_sae(kernels=kernels, use_matryoshka_aux_loss=True) for _ in range(2)]
+    saes[1].training_forward_pass = torch.compile(saes[1].training_forward_pass, backend="aot_eager")  # pyright: ignore[reportAttributeAccessIssue]
+    trainers = [make_trainer(sae) for sae in saes]
+    for x in make_batches(3):
+        losses = []
+        for trainer in trainers:
+            trainer.n_forward_passes_since_fired[::3] = 10**7
+            losses.append(trainer.step(x).loss)
+            trainer.n_training_steps += 1
+        torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
+    assert_same_parameters(saes[0], saes[1], tolerance=2e-5)
+    torch.testing.assert_close(saes[0].topk_threshold, saes[1].topk_threshold, rtol=1e-5, atol=1e-7)
