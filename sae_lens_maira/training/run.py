@@ -108,7 +108,6 @@ def without_misleading_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         for message in (
             "The training dataset contains fewer samples",
-            "All samples in the training",
             "To copy construct",
         ):
             warnings.filterwarnings("ignore", message=message, category=UserWarning)

@@ -1,7 +1,7 @@
 """Stopping and going on: the pieces that SAE-Lens's runners lack to resume to the same weights.
 
 1. SAE-Lens's ``ActivationsStore`` remembers how many rows it has read, not what is still in its buffer or the state of
-   its shuffling; a resumed run therefore trains on other batches. :class:`ResumableActivationsStore` saves both.
+   its shuffling; a resumed run therefore trains on other batches. :class:`ResumableActivationsStore` saves all three.
 2. On Ctrl-C SAE-Lens's runners raise wherever they are, possibly half way through an optimizer step. The runners of
    this package stop between two steps and save a whole checkpoint.
 3. SAE-Lens saves periodic checkpoints before it counts the step, and starts its list of them from the beginning.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sae_lens import LanguageModelSAETrainingRunner
 from sae_lens.constants import RUNNER_CFG_FILENAME
 from sae_lens.training.activations_store import ActivationsStore
@@ -62,18 +62,24 @@ class ResumableActivationsStore(ActivationsStore):
         self.provider = data.provider
         self._selection = data.selection
         self._kinds: Any = None if data.kinds is None else data.kinds.with_format("torch")
+        self._n_rows = 0
         self._generator = torch.Generator().manual_seed(seed)
         self._mixing: Tensor | None = None
         self._serving: Tensor | None = None
 
-    @torch.no_grad()
-    def selected_block(self, raise_on_epoch_end: bool = False) -> Block:
-        """The selected tokens of the next batch of rows, with the activations at all hook points.
-
-        Raises:
-            StopIteration: at the end of an epoch, if that is asked for.
+    def get_batch_tokens(
+        self, batch_size: int | None = None, raise_at_epoch_end: bool = False, move_to_model_device: bool = True
+    ) -> Int[Tensor, "batch context"]:
+        """The next rows; a batch that reaches the end of an epoch goes on with the next, and ``raise_at_epoch_end`` is
+        ignored: SAE-Lens would drop the last rows of each epoch if they fill no batch, the same ones every time.
         """
-        rows = self.get_batch_tokens(raise_at_epoch_end=raise_on_epoch_end)
+        self._n_rows += batch_size or self.store_batch_size_prompts
+        return super().get_batch_tokens(batch_size, False, move_to_model_device)
+
+    @torch.no_grad()
+    def selected_block(self) -> Block:
+        """The selected tokens of the next batch of rows, with the activations at all hook points."""
+        rows = self.get_batch_tokens()
         found = (
             {self.hook_name: self.get_activations(rows)}
             if self._hook_names is None
@@ -98,8 +104,7 @@ class ResumableActivationsStore(ActivationsStore):
 
     def get_filtered_llm_batch(self, raise_on_epoch_end: bool = False) -> Float[Tensor, "n_tokens d_in"]:
         """The selected activations of the next batch of rows; those of several hook points side by side."""
-        block = self.selected_block(raise_on_epoch_end)
-        return torch.cat(list(block.activations.values()), dim=1)
+        return torch.cat(list(self.selected_block().activations.values()), dim=1)
 
     def get_data_loader(self) -> Iterator[Tensor]:
         """Batches for training at one hook point."""
@@ -132,14 +137,13 @@ class ResumableActivationsStore(ActivationsStore):
         Fill the buffer, permute it, keep a share of it, serve the rest.
         """
         n_kept = int(self._buffer_size() * self.activations_mixing_fraction)
-        loader = self._iterate_filtered_activations()
         while True:
             while self._serving is not None and len(self._serving) >= self.train_batch_size_tokens:
                 batch, self._serving = self._serving.split(
                     [self.train_batch_size_tokens, len(self._serving) - self.train_batch_size_tokens]
                 )
                 yield batch
-            fresh = next(loader)
+            fresh = self.get_filtered_llm_batch()
             self._mixing = fresh if self._mixing is None else torch.cat([self._mixing, fresh])
             if len(self._mixing) < self._buffer_size():
                 continue
@@ -155,7 +159,7 @@ class ResumableActivationsStore(ActivationsStore):
             return self.provider.state_dict()
         buffers = {"mixing": self._mixing, "serving": self._serving}
         return {
-            **super().state_dict(),
+            "n_rows": torch.tensor(self._n_rows),
             "generator_state": self._generator.get_state(),
             **{name: value.contiguous() for name, value in buffers.items() if value is not None},
         }
@@ -165,7 +169,10 @@ class ResumableActivationsStore(ActivationsStore):
         if self.provider is not None:
             self.provider.load_state_dict(state)
             return
-        super().load(file_path)
+        assert self.dataset is not None
+        self._n_rows = int(state["n_rows"])
+        for _ in range(self._n_rows % len(self.dataset)):
+            next(self.iterable_sequences)
         self._generator.set_state(state["generator_state"])
         self._mixing, self._serving = (
             state[name].to(self.device) if name in state else None for name in ("mixing", "serving")

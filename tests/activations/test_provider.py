@@ -88,7 +88,7 @@ def test_selections_take_what_they_say(cache):
         (TokenSelection(n_studies=7), index < 7),
         (TokenSelection(context_size=20, study_token=False), (position > 0) & (position < 20)),
         (
-            with_norm_limits(TokenSelection(), cache, HOOKS[:1], 1.2),
+            limited,
             torch.from_numpy(norms.numpy() <= 1.2 * np.median(norms.numpy())),
         ),
     ):
