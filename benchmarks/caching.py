@@ -4,7 +4,7 @@
    forward of `benchmarks.bridge` on the same batches with inputs that are ready. Model of about 300 M parameters.
 2. lengths: studies in batches by length, as caching makes them, and in order of arrival in about as many batches, both
    filled up to their longest. Lengths are those of all of Open-i's reports in the phantom's tokens, alone, and with the
-   phantom's and MAIRA-2's number of tokens an image. Timed without images, which cost the same either way.
+   phantom's and MAIRA-2's number of tokens per image. Timed without images, which cost the same either way.
 3. readers: shuffled batches of this package, SAE-Lens's cached dataset, and a plain read of the memory map in order,
    turn by turn: converted to float32, and as stored (float16), files in the page cache; and with float32 and files on
    disk, where this package shuffles runs of 256 KiB, as it does for caches too large to stay in memory.
@@ -34,22 +34,17 @@ from PIL import Image
 
 from benchmarks._memory import memory_mib
 from benchmarks.bridge import MIDDLE, bare_forward, make_model, seconds
-from sae_lens_maira.activations import ActivationCache
+from sae_lens_maira.activations import ActivationCache, Block
+from sae_lens_maira.activations.block import BlockStudy
 from sae_lens_maira.activations.config import CacheSettings
 from sae_lens_maira.activations.decode_ahead import DecodedStudy, decode_study
 from sae_lens_maira.activations.export import export_for_sae_lens
-from sae_lens_maira.activations.format import (
-    FORMAT,
-    HEADER_NAME,
-    NORMS_PREFIX,
-    VERSION,
-    CachedStudy,
-    identity_hash,
-    write_unit,
-)
+from sae_lens_maira.activations.format import FORMAT, HEADER_NAME, VERSION, identity_hash
+from sae_lens_maira.activations.inputs import assemble, studies_of
 from sae_lens_maira.activations.manifest import finish
-from sae_lens_maira.activations.plan import UnitPlanner, cut_into_batches
+from sae_lens_maira.activations.plan import Planner, cut_into_batches
 from sae_lens_maira.activations.provider import RUN_BYTES, CachedActivations
+from sae_lens_maira.activations.unit_file import write_unit
 from sae_lens_maira.activations.write import write_cache
 from sae_lens_maira.data.source import SourceConfig
 from sae_lens_maira.data.study import Study
@@ -93,14 +88,13 @@ def caching(sizes: Sizes) -> None:
     model, processor, studies = make_model()
     hooked = HookedMaira2(model, processor, studies[: sizes.n_studies])
     settings = CacheSettings((HOOK,), unit_size=sizes.n_studies, max_batch_tokens=2048)
-    plan = UnitPlanner(hooked, settings).plan(0, range(len(hooked.studies)))
+    known = studies_of(hooked)
+    plan = Planner(hooked, known, settings.context_size, settings.max_batch_tokens).plan(range(len(known)))
     ready: list[dict[str, Any]] = []
     for batch in plan.batches:
-        found = [decode_study(entry, hooked.vlm.processor) for entry in batch]
-        images = [study.inputs for study in found if isinstance(study, DecodedStudy)]
+        decoded = [study for entry in batch if isinstance(study := decode_study(entry, hooked), DecodedStudy)]
         ids, rows = [study.ids for study in batch], [study.row for study in batch]
-        width = max(len(row.tokens) for row in rows)
-        ready.append(hooked.reader.assemble(ids, rows, width, "right", images).model_inputs)
+        ready.append(assemble(hooked, ids, rows, [study.inputs for study in decoded]).model_inputs)
     ratios: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         bare_forward(model, ready[0])
@@ -140,13 +134,13 @@ def lengths(sizes: Sizes) -> None:
             by_length, by_arrival = _batches(values, unit_size, budget)
             padded = [_padded(batches) for batches in (by_length, by_arrival)]
             print(
-                f"    sorted in units of {unit_size}, {budget} tokens a batch, {n_image_tokens} tokens an image: "
+                f"    sorted in units of {unit_size}, {budget} tokens per batch, {n_image_tokens} tokens per image: "
                 f"{sum(values) / padded[0]:.1%} of tokens real by length, {sum(values) / padded[1]:.1%} by arrival, "
                 f"{padded[1] / padded[0]:.2f} x padded tokens"
             )
     phantom = Maira2ForConditionalGeneration.from_pretrained(PHANTOM_PATH, dtype=torch.float32).eval()
     with_images = [n + images * processor.n_image_tokens for n, images in zip(texts, n_images, strict=True)]
-    for name, values in (("text alone", texts[::4]), ("64 tokens an image", with_images[::4])):
+    for name, values in (("text alone", texts[::4]), ("64 tokens per image", with_images[::4])):
         by_length, by_arrival = _batches(values, 256, 8192)
         _run_texts(phantom, by_length[:1])
         took: dict[str, float] = {}
@@ -185,7 +179,7 @@ def _run_texts(model: Maira2ForConditionalGeneration, batches: Sequence[Sequence
 
 
 def readers(sizes: Sizes) -> None:
-    """Tokens a second of readers of the same activations."""
+    """Tokens per second of readers of the same activations."""
     for d_in in sizes.widths:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)
@@ -233,9 +227,9 @@ def _compare_readers(cache: ActivationCache, folder: Path, sizes: Sizes) -> None
     for found in rounds[: sizes.n_rounds]:
         found["plain, from disk"] = from_disk(lambda again: _read_in_order(again, batch_size, torch.float32))
         found["shuffled, from disk"] = from_disk(in_runs)
-    print(f"  width {cache.d_in}, {cache.n_tokens} tokens, float16, {batch_size} a batch")
+    print(f"  width {cache.d_in}, {cache.n_tokens} tokens, float16, {batch_size} per batch")
     for name in rounds[0]:
-        print(f"    {name:20} {statistics.median(f[name] for f in rounds if name in f):12.0f} tokens a second")
+        print(f"    {name:20} {statistics.median(f[name] for f in rounds if name in f):12.0f} tokens per second")
 
     def ratio(one: str, other: str) -> float:
         return statistics.median(found[one] / found[other] for found in rounds if one in found)
@@ -253,8 +247,9 @@ def _read_in_order(cache: ActivationCache, batch_size: int, dtype: torch.dtype, 
     n_batches = 0
     buffer = torch.empty(batch_size, cache.d_in, dtype=dtype)
     for block in cache.blocks(HOOK):
-        for start in range(0, len(block.activations) - batch_size + 1, batch_size):
-            batch = block.activations[start : start + batch_size]
+        values = block.activations[HOOK]
+        for start in range(0, len(values) - batch_size + 1, batch_size):
+            batch = values[start : start + batch_size]
             buffer.copy_(batch) if into_one else batch.to(dtype, copy=True)
             n_batches += 1
     return n_batches * batch_size
@@ -277,15 +272,16 @@ def _make_cache(path: Path, n_units: int, n: int, d_in: int) -> ActivationCache:
     write_text(path / HEADER_NAME, to_json(header))
     for unit in range(n_units):
         values = torch.randn(n, d_in).half()
-        parts = {
-            HOOK: [values],
-            NORMS_PREFIX + HOOK: [values.float().norm(dim=-1)],
-            "token_ids": [torch.zeros(n, dtype=torch.int32)],
-            "study_index": [torch.full((n,), unit, dtype=torch.int32)],
-            "position": [torch.arange(n, dtype=torch.int32)],
-            "kind": [torch.zeros(n, dtype=torch.uint8)],
-        }
-        write_unit(path, unit, identity_hash(identity), parts, [CachedStudy(unit, str(unit), n, {})], [])
+        block = Block(
+            activations={HOOK: values},
+            norms={HOOK: values.float().norm(dim=-1)},
+            token_ids=torch.zeros(n, dtype=torch.long),
+            study_index=torch.full((n,), unit),
+            position=torch.arange(n),
+            kind=torch.zeros(n, dtype=torch.uint8),
+            studies=[BlockStudy(unit, str(unit), n, {})],
+        )
+        write_unit(path, unit, identity_hash(identity), block)
     finish(path)
     return ActivationCache.open(path)
 

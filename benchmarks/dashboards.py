@@ -1,6 +1,6 @@
 """Dashboards: what a gallery of the phantom costs, and dashboards against a plain loop over sae-dashboard.
 
-1. The phantom, an SAE of random weights with thresholds that let about 25 features fire at a token: seconds, bytes and
+1. The phantom, an SAE of random weights with thresholds that let about 25 features fire per token: seconds, bytes and
    peak memory of the gallery of all features, in a process of its own; the studies are made within that time. Standard
    pages are left out, as they are made for chosen features only.
 2. The random 300 M parameter model of the bridge benchmark, on a slice of studies: sae-dashboard's page of every
@@ -84,7 +84,7 @@ def gallery_of_the_phantom(n_studies: int, d_sae: int) -> dict[str, float]:
 def plain_loop(
     sae: Any, model: HookedMaira2, tokens: torch.Tensor, hook_name: str, n_features: int, path: Path
 ) -> None:
-    """sae-dashboard as its own documentation shows it: one runner, its defaults, one page a feature."""
+    """sae-dashboard as its own documentation shows it: one runner, its defaults, one page per feature."""
     from sae_dashboard.data_writing_fns import save_feature_centric_vis
     from sae_dashboard.sae_vis_data import SaeVisConfig
     from sae_dashboard.sae_vis_runner import SaeVisRunner
@@ -101,7 +101,7 @@ def compare(model: HookedMaira2, n_features: int, scratch: Path) -> tuple[float,
     sae = make_sae(model, hook_name, n_features, context_size)
     tokens = model.reader.rows(range(len(model.studies)), context_size)
     model.run_with_cache(tokens[:1], names_filter=[hook_name], stop_at_layer=MIDDLE + 1)  # warms up
-    settings = DashboardSettings(batch_size=4)
+    settings = DashboardSettings(max_batch_tokens=2200)
 
     def pages() -> None:
         studies = model.studies[:]

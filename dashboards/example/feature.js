@@ -77,8 +77,8 @@
   }
 
   GALLERY.showFeature = async (index, main, feature) => {
-    const part = Math.floor(feature / index.featuresAFile);
-    const details = (await GALLERY.load(`features/${part}`))[feature % index.featuresAFile];
+    const part = Math.floor(feature / index.featuresPerFile);
+    const details = (await GALLERY.load(`features/${part}`))[feature % index.featuresPerFile];
     const n = index.nFiring[feature], density = GALLERY.density(index, feature);
     const total = details.byKind.reduce((sum, [, own]) => sum + own, 0);
     const kinds = details.byKind.sort((a, b) => b[1] - a[1]).map(([kind, own]) => `${index.kinds[kind]} ${percent(own / total)}`);

@@ -1,29 +1,53 @@
-"""Images are opened, hashed and processed in threads, ahead of the model. Pillow and numpy let others run meanwhile."""
+"""Images are opened, hashed and processed in threads, ahead of the model: Pillow and numpy release Python's lock."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from PIL.Image import Image
 from torch import Tensor
 
-from sae_lens_maira.activations.format import SkippedStudy
+from sae_lens_maira.activations.block import SkippedStudy
+from sae_lens_maira.activations.inputs import image_inputs
 from sae_lens_maira.activations.plan import EncodedStudy, is_passing_trouble
-from sae_lens_maira.data.study import VIEWS, LazyImage
-from sae_lens_maira.vlm import StudyProcessor
+from sae_lens_maira.data.study import VIEWS, View
+
+if TYPE_CHECKING:
+    from sae_lens_maira.hooked import HookedMaira2
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
 
+IMAGE_NAMES: dict[View, str] = {view: view.removesuffix("_frontal") for view in VIEWS}
+"""Short names of a study's images, as in files: ``prior`` for ``prior_frontal``."""
+
+ImageObserver = Callable[[int, Mapping[View, Image]], None]
+"""Is handed each study's index and opened images, in a thread; it must not change them."""
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedStudy:
+    """A study that is ready for the model.
+
+    Args:
+        encoded: its text.
+        inputs: what the model is given of its images.
+        images: checksums of its images, by name.
+    """
+
+    encoded: EncodedStudy
+    inputs: Mapping[str, Tensor]
+    images: dict[str, str]
+
 
 @dataclass(frozen=True)
-class OpenedImage:
-    """An image in memory, in the place of one that would be opened again."""
+class _OpenedImage:
+    """An image that is open already."""
 
     image: Image
 
@@ -31,38 +55,37 @@ class OpenedImage:
         return self.image
 
 
-@dataclass(frozen=True)
-class DecodedStudy:
-    """A study that is ready for the model."""
-
-    encoded: EncodedStudy
-    inputs: dict[str, Tensor]
-    """Image inputs, such as ``pixel_values``."""
-    images: dict[str, str]
-    """Content hashes, by the images' names."""
-
-
-def decode_study(encoded: EncodedStudy, processor: StudyProcessor) -> DecodedStudy | SkippedStudy:
+def decode_study(
+    encoded: EncodedStudy, model: HookedMaira2, observer: ImageObserver | None = None
+) -> DecodedStudy | SkippedStudy:
     """Open and process a study's images.
 
+    Args:
+        encoded: the study.
+        model: for the treatment of images.
+        observer: also gets the opened images, so that nobody else has to open them.
+
     Raises:
-        OSError: the machine cannot, now; a broken or missing image is a reason to skip.
+        OSError: the machine is in trouble; a broken or missing image is a reason to skip the study.
     """
     study = encoded.study
-    opened: dict[str, OpenedImage] = {}
-    hashes: dict[str, str] = {}
-    name = VIEWS[0]
+    opened: dict[View, Image] = {}
+    view: View = VIEWS[0]
     try:
-        for name in VIEWS:
-            image: LazyImage | None = getattr(study, name)
+        for view in VIEWS:
+            image = getattr(study, view)
             if image is not None:
-                opened[name] = OpenedImage(image.open())
-                hashes[name] = hash_image(opened[name].image)
-        inputs = processor.images(replace(study, **opened))
+                opened[view] = image.open()
+        hashes = {IMAGE_NAMES[name]: hash_image(image) for name, image in opened.items()}
+        images = {name: _OpenedImage(image) for name, image in opened.items()}
+        inputs = image_inputs(model, replace(study, **images))
     except (ValueError, OSError, SyntaxError) as error:
         if is_passing_trouble(error):
             raise
-        return SkippedStudy(encoded.index, study.study_id, "broken image", f"{name}: {type(error).__name__}")
+        detail = f"{IMAGE_NAMES[view]}: {type(error).__name__}"
+        return SkippedStudy(encoded.index, study.study_id, "broken image", detail)
+    if observer is not None:
+        observer(encoded.index, opened)
     return DecodedStudy(encoded, inputs, hashes)
 
 
@@ -79,7 +102,7 @@ def map_ahead(
     """Results in the order of the jobs, with up to ``n_ahead`` of them done or under way before they are asked for.
 
     Args:
-        executor: that does the work.
+        executor: does the work.
         work: on one job.
         jobs: read no further than needed.
         n_ahead: at least 1.

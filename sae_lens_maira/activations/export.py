@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sae_lens_maira.activations.provider import TokenSelection
 from sae_lens_maira.activations.read import ActivationCache
+from sae_lens_maira.activations.selection import TokenSelection
 from sae_lens_maira.errors import CacheError
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ def export_for_sae_lens(
         cache: a whole cache.
         hook_name: one of its hook points.
         path: a new folder.
-        context_size: tokens of a context; the runner's must be the same.
-        selection: which tokens are written, as for the provider; norms are not looked at.
+        context_size: tokens per context; the runner's must be the same.
+        selection: which tokens are written, as for the provider.
         show_progress: whether to show a progress bar.
 
     Returns:
@@ -57,7 +57,7 @@ def export_for_sae_lens(
     if path.exists() and any(path.iterdir()):
         raise CacheError(f"'{path}' is not empty; choose another folder.")
     selection = selection or TokenSelection()
-    n_tokens = sum(int(selection.of(unit).sum()) for unit in cache.units())
+    n_tokens = sum(int(selection.of(block).sum()) for block in cache.blocks(hook_name))
     n_contexts = n_tokens // context_size
     if not n_contexts:
         raise CacheError(
@@ -75,7 +75,7 @@ def export_for_sae_lens(
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        # One row a group: SAE-Lens reads slices of rows, and Arrow reads whole groups.
+        # One row per group: SAE-Lens reads slices of rows, and Arrow reads whole groups.
         with ArrowWriter(path=str(unfinished / "all.arrow"), features=features, writer_batch_size=1) as writer:
             contexts = _contexts(cache, hook_name, context_size, selection)
             for values, token_ids in tqdm(contexts, total=n_contexts, desc="exporting", disable=not show_progress):
@@ -103,9 +103,9 @@ def _contexts(
     cache: ActivationCache, hook_name: str, context_size: int, selection: TokenSelection
 ) -> Iterator[tuple[Tensor, Tensor]]:
     left: tuple[Tensor, Tensor] | None = None
-    for unit in cache.units():
-        chosen = torch.from_numpy(selection.of(unit))
-        values, token_ids = unit.tensor(hook_name)[chosen], unit.tensor("token_ids")[chosen]
+    for block in cache.blocks(hook_name):
+        chosen = selection.of(block)
+        values, token_ids = block.activations[hook_name][chosen], block.token_ids[chosen]
         if left is not None:
             values, token_ids = torch.cat([left[0], values]), torch.cat([left[1], token_ids])
         for start in range(0, len(values) - context_size + 1, context_size):

@@ -1,4 +1,4 @@
-"""What decides the values in a cache, written into its header and compared on use."""
+"""A cache's header: what decides its values, written down when it is made and compared when it is used."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def make_header(model: HookedMaira2, settings: CacheSettings, about: Mapping[str
     Args:
         model: with its studies and token policy.
         settings: how to cache.
-        about: more to tell people; it decides nothing.
+        about: further notes for people; they decide nothing.
     """
     described = describe_model(model)
     identity = {
-        **_model_identity(model),
+        **_model_identity(model, described),
         **_source_identity(model),
         "hook_names": list(settings.hook_names),
         "dtype": settings.dtype,
@@ -34,8 +34,8 @@ def make_header(model: HookedMaira2, settings: CacheSettings, about: Mapping[str
         "unit_size": settings.unit_size,
         "max_batch_tokens": settings.max_batch_tokens,
     }
-    told = {"model": described["model"], "revision": described["revision"], **about}
-    return {"format": FORMAT, "version": VERSION, "identity": identity, "about": told}
+    noted = {"model": described["model"], "revision": described["revision"], **about}
+    return {"format": FORMAT, "version": VERSION, "identity": identity, "about": noted}
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def check_same(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Compare a cache's identity with the one wanted, as far as that goes.
+    """Compare a cache's identity with the one wanted, in the entries that the one wanted has.
 
     Args:
         path: of the cache, for the message.
@@ -81,15 +81,14 @@ def check_cache_fits(path: Path, identity: Mapping[str, Any], model: HookedMaira
     Raises:
         CacheMismatch: naming what differs.
     """
-    check_same(path, identity, {**_model_identity(model), **_source_identity(model)})
+    check_same(path, identity, {**_model_identity(model, describe_model(model)), **_source_identity(model)})
 
 
 def _source_identity(model: HookedMaira2) -> dict[str, Any]:
     return {"n_studies": len(model.studies), "source": model.studies.description}
 
 
-def _model_identity(model: HookedMaira2) -> dict[str, Any]:
-    described = describe_model(model)
+def _model_identity(model: HookedMaira2, described: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "weights_fingerprint": described["weights_fingerprint"],
         "model_dtype": str(model.cfg.dtype).removeprefix("torch."),

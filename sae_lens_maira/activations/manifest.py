@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sae_lens_maira.activations.block import SkippedStudy
 from sae_lens_maira.activations.format import (
     FORMAT,
     HEADER_NAME,
@@ -19,15 +20,14 @@ from sae_lens_maira.activations.format import (
     SKIPPED_NAME,
     UNITS_NAME,
     VERSION,
-    SkippedStudy,
     UnitRecord,
-    read_contents,
     read_record,
     record_path,
     remove_unfinished,
     unit_path,
 )
 from sae_lens_maira.activations.header import check_same, read_header
+from sae_lens_maira.activations.unit_file import read_contents
 from sae_lens_maira.errors import CacheError
 from sae_lens_maira.files import replacing, sync_folder, to_json, write_text
 

@@ -1,20 +1,17 @@
-"""Residual norms by kind of token: attention sinks have norms far above the median and ruin SAE training."""
+"""Activation norms by kind of token: attention sinks have norms far above the median and ruin SAE training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
+from sae_lens_maira.activations.block import Block
+from sae_lens_maira.activations.selection import TokenSelection
 from sae_lens_maira.data.study import TokenKind
-
-if TYPE_CHECKING:
-    from sae_lens_maira.hooked import HookedMaira2
-    from sae_lens_maira.rows.dataset import StudyRows
 
 
 @dataclass(frozen=True)
@@ -35,16 +32,16 @@ class KindNorms:
 
 
 @dataclass(frozen=True)
-class ResidualNorms:
+class ActivationNorms:
     """Norms at one hook point.
 
     Args:
         hook_name: where they were measured.
         median: over all tokens.
-        multiple: what counts as far above the median.
-        share_far: share of all tokens that are.
+        multiple: a norm of more than this many medians is far above the median.
+        share_far: share of all tokens whose norm is.
         mean_to_std: norm of the mean activation over the root mean square distance from it. Large values predict
-            features that die early; mean-centring helps.
+            features that die early; mean-centering helps.
         by_kind: the same for each kind of token.
     """
 
@@ -69,12 +66,12 @@ class ResidualNorms:
         return "\n".join(lines)
 
 
-def summarise_norms(
+def summarize_norms(
     activations: Float[Tensor, "n_tokens d_in"],
-    kinds: Int[Tensor, " n_tokens"],
+    kinds: Integer[Tensor, " n_tokens"],
     hook_name: str,
     multiple: float,
-) -> ResidualNorms:
+) -> ActivationNorms:
     """Norms of activations, by the kinds of their tokens."""
     norms = activations.float().norm(dim=-1)
     median = norms.median()
@@ -89,39 +86,34 @@ def summarise_norms(
             by_kind[kind.name.lower()] = KindNorms(
                 int(of_kind.sum()), own.median().item(), own.max().item(), is_far[of_kind].float().mean().item()
             )
-    return ResidualNorms(
+    return ActivationNorms(
         hook_name, median.item(), multiple, is_far.float().mean().item(), (mean.norm() / spread).item(), by_kind
     )
 
 
-@torch.no_grad()
 def measure_norms(
-    model: HookedMaira2,
-    rows: StudyRows,
-    hook_names: Sequence[str],
-    *,
-    multiple: float = 100.0,
-    n_studies: int = 64,
-    batch_size: int = 8,
-) -> dict[str, ResidualNorms]:
-    """Measure residual norms at hook points, on the first studies of a dataset of rows.
+    stream: Iterable[Block], *, multiple: float = 100.0, selection: TokenSelection | None = None
+) -> dict[str, ActivationNorms]:
+    """Norms at every hook point of a stream, which should be short: all of its activations are held in memory.
 
     Args:
-        model: to run.
-        rows: of its studies.
-        hook_names: where to measure, all in one pass a batch.
-        multiple: what counts as far above the median.
-        n_studies: how many studies to run.
-        batch_size: studies a forward.
+        stream: a few studies' activations.
+        multiple: a norm of more than this many medians is far above the median.
+        selection: which tokens are measured; all if None.
+
+    Returns:
+        norms by hook point; nothing if there are no tokens.
     """
-    sample = rows.dataset.select(range(min(n_studies, len(rows.dataset)))).with_format("torch")
-    found: dict[str, list[Tensor]] = {name: [] for name in hook_names}
+    selection = selection or TokenSelection()
+    activations: dict[str, list[Tensor]] = {}
     kinds: list[Tensor] = []
-    for start in range(0, len(sample), batch_size):
-        batch = sample[start : start + batch_size]
-        is_token = batch["kinds"] != TokenKind.PAD
-        _, cache = model.run_with_cache(batch["tokens"], names_filter=list(hook_names), return_type=None)
-        for name in hook_names:
-            found[name].append(cache[name].cpu()[is_token])
-        kinds.append(batch["kinds"][is_token])
-    return {name: summarise_norms(torch.cat(found[name]), torch.cat(kinds), name, multiple) for name in hook_names}
+    for block in stream:
+        selected = selection.of(block)
+        for name, values in block.activations.items():
+            activations.setdefault(name, []).append(values[selected])
+        kinds.append(block.kind[selected])
+    if not sum(map(len, kinds)):
+        return {}
+    return {
+        name: summarize_norms(torch.cat(parts), torch.cat(kinds), name, multiple) for name, parts in activations.items()
+    }

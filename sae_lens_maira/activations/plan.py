@@ -1,10 +1,10 @@
-"""Units of studies, and batches of studies of similar length.
+"""Batches of studies of similar length.
 
-A batch is a function of its unit alone, never of what was done before: the last digits of an activation depend on what
-it was batched with.
+A batch is a function of its block's studies alone, never of what was done before: the last digits of an activation
+depend on what it was batched with.
 
-1. The texts of a unit's studies are encoded; those that cannot be used are skipped, with the reason.
-2. The rest is sorted by prompt length, and cut where one more study would exceed the token budget.
+1. The texts of a block's studies are encoded; studies that cannot be used are skipped, with the reason.
+2. The others are sorted by prompt length, and cut where one more study would exceed the token budget.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sae_lens_maira.activations.config import CacheSettings
-from sae_lens_maira.activations.format import SkippedStudy
+from sae_lens_maira.activations.block import SkippedStudy
+from sae_lens_maira.activations.inputs import encode
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import RowError
-from sae_lens_maira.rows.row import CompactRow, compact_row, encode_study
+from sae_lens_maira.rows.row import CompactRow
 
 if TYPE_CHECKING:
     from sae_lens_maira.hooked import HookedMaira2
 
-# What the machine does, not the study: the next attempt may succeed.
+# Caused by the machine and not by the study: the next attempt may succeed.
 _PASSING_TROUBLE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedStudy:
-    """A study's text as tokens; no image was opened yet."""
+    """A study's text as tokens; no image has been opened yet."""
 
     index: int
     study: Study
@@ -41,42 +41,49 @@ class EncodedStudy:
 
 
 @dataclass(frozen=True, eq=False)
-class UnitPlan:
-    """A unit of work: batches of studies, and those that cannot be used."""
+class BlockPlan:
+    """The studies of one block, in batches, and those that cannot be used."""
 
-    unit: int
     batches: tuple[tuple[EncodedStudy, ...], ...]
     skipped: tuple[SkippedStudy, ...]
 
+    @property
+    def in_order(self) -> list[EncodedStudy]:
+        """All studies that can be used, in the order of the source."""
+        return sorted((study for batch in self.batches for study in batch), key=lambda study: study.index)
+
 
 def is_passing_trouble(error: BaseException) -> bool:
-    """Whether an error tells of the machine and not of the study."""
+    """Whether an error is caused by the machine and not by the study."""
     return isinstance(error, OSError) and error.errno in _PASSING_TROUBLE
 
 
-class UnitPlanner:
-    """Encodes the studies of units and puts them into batches.
+class Planner:
+    """Encodes studies and puts them into batches.
 
     Args:
-        model: whose studies, processor and policy they are.
-        settings: how to cache.
+        model: for its token policy and length.
+        studies: read by index.
+        context_size: cut rows to this many tokens; None keeps them whole.
+        max_batch_tokens: padded tokens per forward pass; a study longer than this runs alone.
     """
 
-    def __init__(self, model: HookedMaira2, settings: CacheSettings) -> None:
-        self._studies, self._processor, self._policy = model.studies, model.vlm.processor, model.policy
-        self._vocabulary, self._max_length = model.row_vocabulary, model.cfg.n_ctx
-        self._settings = settings
+    def __init__(
+        self, model: HookedMaira2, studies: Sequence[Study], context_size: int | None, max_batch_tokens: int
+    ) -> None:
+        self._model, self._studies = model, studies
+        self._context_size, self._max_batch_tokens = context_size, max_batch_tokens
 
-    def plan(self, unit: int, indices: range) -> UnitPlan:
-        """The unit of this number, which holds the studies of these indices."""
+    def plan(self, indices: Sequence[int]) -> BlockPlan:
+        """The plan of the block that holds the studies at these indices."""
         encoded: list[EncodedStudy] = []
         skipped: list[SkippedStudy] = []
         for index in indices:
             found = self._encode(index)
             (skipped if isinstance(found, SkippedStudy) else encoded).append(found)  # pyright: ignore[reportArgumentType]
         encoded.sort(key=lambda study: (len(study.ids), study.index))
-        cuts = cut_into_batches([len(study.ids) for study in encoded], self._settings.max_batch_tokens)
-        return UnitPlan(unit, tuple(tuple(encoded[cut.start : cut.stop]) for cut in cuts), tuple(skipped))
+        cuts = cut_into_batches([len(study.ids) for study in encoded], self._max_batch_tokens)
+        return BlockPlan(tuple(tuple(encoded[cut.start : cut.stop]) for cut in cuts), tuple(skipped))
 
     def _encode(self, index: int) -> EncodedStudy | SkippedStudy:
         try:
@@ -86,20 +93,18 @@ class UnitPlanner:
                 raise
             # The message may quote the study.
             return SkippedStudy(index, None, "unreadable study", type(error).__name__)
-        if self._policy.text == "findings" and not (study.findings or "").strip():
+        if self._model.policy.text == "findings" and not study.findings:
             return SkippedStudy(index, study.study_id, "no findings")
         try:
-            ids, kinds = encode_study(study, self._processor, self._policy)
+            ids, row = encode(self._model, study, index)
         except RowError:
             return SkippedStudy(index, study.study_id, "text that cannot be encoded")
-        if len(ids) > self._max_length:
-            detail = f"{len(ids)} tokens, the model takes {self._max_length}"
+        max_length = self._model.cfg.n_ctx
+        if len(ids) > max_length:
+            detail = f"{len(ids)} tokens, the model takes {max_length}"
             return SkippedStudy(index, study.study_id, "too long", detail)
-        row = compact_row(ids, kinds, self._policy, self._vocabulary, index)
-        cut_at = self._settings.context_size
-        return EncodedStudy(
-            index, study, ids, CompactRow(row.tokens[:cut_at], row.positions[:cut_at], row.kinds[:cut_at])
-        )
+        cut = slice(self._context_size)
+        return EncodedStudy(index, study, ids, CompactRow(row.tokens[cut], row.positions[cut], row.kinds[cut]))
 
 
 def cut_into_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[range]:

@@ -1,9 +1,9 @@
 """Batches of cached activations for SAE-Lens's trainers.
 
-1. A :class:`TokenSelection` says which tokens take part; their numbers are kept, 4 bytes a token.
-2. :class:`~sae_lens_maira.activations.shuffle.GlobalShuffle` says which come next. Batches are consecutive pieces of
-   the epochs' orders; one that reaches the end of an epoch goes on with the next, so every token comes once an epoch.
-3. A batch is gathered from the memory maps in storage order: within a batch order means nothing to training, and
+1. A :class:`~.selection.TokenSelection` says which tokens take part; their numbers are kept, 4 bytes per token.
+2. :class:`~.shuffle.GlobalShuffle` says which come next. Batches are consecutive pieces of the epochs' orders; a batch
+   that reaches the end of an epoch goes on with the next, so every token comes once per epoch.
+3. A batch is gathered from the memory maps in storage order: the order within a batch means nothing to training, and
    reading upwards is faster.
 
 The place in the data is an epoch and a number, so saving and restoring it costs nothing.
@@ -14,18 +14,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_maira.activations.format import NORMS_PREFIX
-from sae_lens_maira.activations.read import ActivationCache, MappedUnit
+from sae_lens_maira.activations.read import ActivationCache
+from sae_lens_maira.activations.selection import TokenSelection
 from sae_lens_maira.activations.shuffle import GlobalShuffle
 from sae_lens_maira.buffers import BufferPool
-from sae_lens_maira.data.study import TokenKind
 from sae_lens_maira.errors import CacheError, DataExhausted
 
 RUNS_ABOVE_BYTES = 16 << 30
@@ -34,46 +32,34 @@ RUN_BYTES = 256 << 10
 WINDOW_BYTES = 1 << 30
 
 
-@dataclass(frozen=True)
-class TokenSelection:
-    """Which tokens of a cache take part.
+class _CachedTokens:
+    """The selected tokens of a cache at some hook points, their order, and gathering of batches.
 
     Args:
-        kinds: kinds of tokens; None for all.
-        n_studies: studies at the start of the source; None for all.
-        context_size: positions before this one; None for all.
-        study_token: whether the study token takes part, which stands for the frontal image.
-        max_norm_multiple: leave out tokens whose norm is more than so many times the median at any of the hook points.
+        cache: a whole cache.
+        hook_names: one of its hook points, or several.
+        batch_size: tokens per batch.
+        selection: which tokens take part; all if None.
+        seed: decides the order.
+        dtype, device: of the batches.
+        run_length, window_bytes: see :mod:`~sae_lens_maira.activations.shuffle`; by default the order is uniformly
+            random up to 16 GiB, and made of runs of 256 KiB above.
+
+    Attributes:
+        hook_names: hook points that are read.
+        epoch: number of the epoch that is being served.
+        place: tokens of this epoch that have been served.
+        mean_norms: mean norm of the selected activations at each hook point.
+
+    Raises:
+        CacheError: there is no such hook point, or the cache is damaged.
+        DataExhausted: the selection leaves nothing.
     """
-
-    kinds: tuple[TokenKind, ...] | None = None
-    n_studies: int | None = None
-    context_size: int | None = None
-    study_token: bool = True
-    max_norm_multiple: float | None = None
-
-    def of(self, unit: MappedUnit) -> Bool[np.ndarray, " n_tokens"]:
-        """Which tokens of a unit take part, before norms are looked at."""
-        position = unit.tensor("position").numpy()
-        selected = np.ones(len(position), dtype=bool)
-        if self.kinds is not None:
-            selected &= np.isin(unit.tensor("kind").numpy(), [int(kind) for kind in self.kinds])
-        if self.n_studies is not None:
-            selected &= unit.tensor("study_index").numpy() < self.n_studies
-        if self.context_size is not None:
-            selected &= position < self.context_size
-        if not self.study_token:
-            selected &= position > 0
-        return selected
-
-
-class _CachedTokens:
-    """The selected tokens of a cache, their order, and gathering of batches."""
 
     def __init__(
         self,
         cache: ActivationCache,
-        hook_names: Sequence[str],
+        hook_names: str | Sequence[str],
         *,
         batch_size: int,
         selection: TokenSelection | None = None,
@@ -85,22 +71,21 @@ class _CachedTokens:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
-        for name in hook_names:
+        self.hook_names: tuple[str, ...] = (hook_names,) if isinstance(hook_names, str) else tuple(hook_names)
+        for name in self.hook_names:
             cache.check_hook_name(name)
         self.batch_size, self.dtype, self.device, self.d_in = batch_size, dtype, torch.device(device), cache.d_in
         self._units = list(cache.units())
         self._starts = np.cumsum([0, *(unit.contents.n_tokens for unit in self._units)])
-        self._tensors = {name: [unit.tensor(name) for unit in self._units] for name in hook_names}
-        self._tokens, norms = self._select(cache, hook_names, selection or TokenSelection())
-        self.mean_norms: dict[str, float] = {name: float(norms[name].mean(dtype=np.float64)) for name in hook_names}
+        self._tensors = {name: [unit.tensor(name) for unit in self._units] for name in self.hook_names}
+        self._tokens, self.mean_norms = self._select(cache, selection or TokenSelection())
         row_bytes = cache.d_in * cache.dtype.itemsize
         if run_length is None:
-            n_bytes = len(self._tokens) * row_bytes * len(hook_names)
+            n_bytes = len(self._tokens) * row_bytes * len(self.hook_names)
             run_length = 1 if n_bytes <= RUNS_ABOVE_BYTES else max(RUN_BYTES // row_bytes, 1)
         self.order = GlobalShuffle(len(self._tokens), seed, run_length, max(window_bytes // row_bytes, 1))
         self.epoch = 0
         self.place = 0
-        """Tokens of this epoch that were served."""
         self._row_bytes = row_bytes
         self._stored = torch.empty(batch_size, cache.d_in, dtype=cache.dtype)
         self._memory = BufferPool()
@@ -109,30 +94,31 @@ class _CachedTokens:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of an epoch."""
+        """Tokens per epoch."""
         return len(self._tokens)
 
     def _select(
-        self, cache: ActivationCache, hook_names: Sequence[str], selection: TokenSelection
-    ) -> tuple[Int[np.ndarray, " n_tokens"], dict[str, np.ndarray]]:
-        kind = np.uint32 if self._starts[-1] < 2**32 else np.uint64
-        tokens: list[np.ndarray] = []
-        norms: dict[str, list[np.ndarray]] = {name: [] for name in hook_names}
+        self, cache: ActivationCache, selection: TokenSelection
+    ) -> tuple[Int[np.ndarray, " n_tokens"], dict[str, float]]:
+        """Numbers of the selected tokens in the cache's storage order, and their mean norms."""
+        dtype = np.uint32 if self._starts[-1] < 2**32 else np.uint64
+        tokens: list[np.ndarray] = [np.empty(0, dtype=dtype)]
+        sums = dict.fromkeys(self.hook_names, 0.0)
         for unit, start in zip(self._units, self._starts, strict=False):
-            selected = np.flatnonzero(selection.of(unit))
-            tokens.append((selected + start).astype(kind))
-            for name in hook_names:
-                norms[name].append(unit.tensor(NORMS_PREFIX + name).numpy()[selected])
-        chosen = np.concatenate(tokens) if tokens else np.empty(0, dtype=kind)
-        of_hooks = {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in norms.items()}
-        if selection.max_norm_multiple is not None and len(chosen):
-            near = np.ones(len(chosen), dtype=bool)
-            for values in of_hooks.values():
-                near &= values <= selection.max_norm_multiple * np.median(values)
-            chosen, of_hooks = chosen[near], {name: values[near] for name, values in of_hooks.items()}
+            block = unit.block(self.hook_names)
+            selected = selection.of(block)
+            tokens.append((np.flatnonzero(selected.numpy()) + start).astype(dtype))
+            for name in self.hook_names:
+                sums[name] += float(block.norms[name][selected].sum(dtype=torch.float64))
+        chosen = np.concatenate(tokens)
         if not len(chosen):
             raise DataExhausted(f"No token of the cache '{cache.path}' is left by {selection}; widen the selection.")
-        return chosen, of_hooks
+        return chosen, {name: value / len(chosen) for name, value in sums.items()}
+
+    @property
+    def scaling_factors(self) -> dict[str, float]:
+        """What normalizes the selected activations at each hook point to a mean norm of the root of ``d_in``."""
+        return {name: self.d_in**0.5 / norm for name, norm in self.mean_norms.items()}
 
     def next_tokens(self) -> Int[np.ndarray, " batch"]:
         """Numbers of the tokens of the next batch in the cache's storage order, ascending; moves on."""
@@ -186,7 +172,9 @@ class _CachedTokens:
                 int(state[f"cached_activations.{name}"]) for name in ("epoch", "place", "n_tokens", "order")
             )
         except KeyError:
-            raise CacheError("The checkpoint is of a run without cached activations; start anew to use them.") from None
+            raise CacheError(
+                "The checkpoint is of a run without cached activations; start a new run to use them."
+            ) from None
         if n_tokens != self.n_tokens or order != self.order.checksum(epoch):
             raise CacheError(
                 "The checkpoint is of a run with other cached tokens, or with another seed or run length; go on with "
@@ -236,51 +224,19 @@ class _CachedTokens:
 class CachedActivations(_CachedTokens, Iterator[Tensor]):
     """An endless stream of batches of shape (batch_size, d_in): a data provider for SAE-Lens's ``SAETrainer``.
 
-    Args:
-        cache: a whole cache.
-        hook_name: one of its hook points.
-        batch_size: tokens a batch.
-        selection: which tokens take part; all if None.
-        seed: of the order.
-        dtype, device: of the batches.
-        run_length, window_bytes: see :mod:`~sae_lens_maira.activations.shuffle`; by default the order is uniformly
-            random up to 16 GiB, and made of runs of 256 KiB above.
-
-    Raises:
-        CacheError: there is no such hook point, or the cache is damaged.
-        DataExhausted: the selection leaves nothing.
+    Arguments and errors are those of :class:`_CachedTokens`, with one hook point.
     """
 
-    def __init__(
-        self,
-        cache: ActivationCache,
-        hook_name: str,
-        *,
-        batch_size: int,
-        selection: TokenSelection | None = None,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        run_length: int | None = None,
-        window_bytes: int = WINDOW_BYTES,
-    ) -> None:
-        super().__init__(
-            cache,
-            [hook_name],
-            batch_size=batch_size,
-            selection=selection,
-            seed=seed,
-            dtype=dtype,
-            device=device,
-            run_length=run_length,
-            window_bytes=window_bytes,
-        )
-        self.hook_name = hook_name
+    @property
+    def hook_name(self) -> str:
+        """The one hook point that is read."""
+        (name,) = self.hook_names
+        return name
 
     @property
     def scaling_factor(self) -> float:
         """What SAE-Lens's ``expected_average_only_in`` estimates from batches, exactly and without using any up."""
-        return self.d_in**0.5 / self.mean_norms[self.hook_name]
+        return self.scaling_factors[self.hook_name]
 
     def __next__(self) -> Float[Tensor, "batch d_in"]:
         return self.gather(self.hook_name, self.next_tokens())
@@ -289,9 +245,9 @@ class CachedActivations(_CachedTokens, Iterator[Tensor]):
 class CachedMultiHookActivations(_CachedTokens, Iterator[dict[str, Tensor]]):
     """The same tokens at several hook points: a data provider for SAE-Lens's ``MultiSAETrainer``.
 
-    Arguments and errors are those of :class:`CachedActivations`, with ``hook_names`` in place of ``hook_name``.
+    Arguments and errors are those of :class:`_CachedTokens`.
     """
 
     def __next__(self) -> dict[str, Tensor]:
         tokens = self.next_tokens()
-        return {name: self.gather(name, tokens) for name in self._tensors}
+        return {name: self.gather(name, tokens) for name in self.hook_names}

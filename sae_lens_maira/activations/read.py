@@ -1,96 +1,28 @@
-"""Reading a cache: memory-mapped blocks in storage order, one a unit."""
+"""Reading a cache: memory-mapped blocks in the order of the source, one per unit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
 
-from sae_lens_maira.activations.format import (
-    MANIFEST_NAME,
-    NORMS_PREFIX,
-    CachedStudy,
-    UnitContents,
-    identity_hash,
-    read_contents,
-    read_json,
-    unit_path,
-)
+from sae_lens_maira.activations.block import Block
+from sae_lens_maira.activations.format import MANIFEST_NAME, identity_hash, read_json, unit_path
 from sae_lens_maira.activations.header import read_header
 from sae_lens_maira.activations.manifest import count_units, done_units
+from sae_lens_maira.activations.unit_file import MappedUnit
 from sae_lens_maira.errors import CacheError
 
 
-class MappedUnit:
-    """A unit's tensors in memory maps; pages are read when they are touched, and no file stays open."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.contents: UnitContents = read_contents(path)
-
-    def tensor(self, name: str) -> Tensor:
-        """A tensor, as stored. It must not be written to.
-
-        Raises:
-            CacheError: the file has no such tensor, or is too short.
-        """
-        if name not in self.contents.tensors:
-            raise CacheError(f"'{self.path}' has no tensor '{name}'; the cache is damaged.")
-        dtype, shape, offset = self.contents.tensors[name]
-        n_bytes = torch.Size(shape).numel() * dtype.itemsize
-        if n_bytes == 0:
-            return torch.empty(shape, dtype=dtype)
-        if offset + n_bytes > len(self._bytes):
-            raise CacheError(f"'{self.path}' is cut short; delete it and its .json and run caching again.")
-        return self._bytes[offset : offset + n_bytes].view(dtype).view(shape)
-
-    def offset(self, name: str) -> int:
-        """Of a tensor's first byte in the file."""
-        return self.contents.tensors[name][2]
-
-    @cached_property
-    def _bytes(self) -> Tensor:
-        size = self.path.stat().st_size
-        storage: Any = torch.UntypedStorage.from_file(str(self.path), shared=False, nbytes=size)
-        return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,), (1,))
-
-
-@dataclass(frozen=True)
-class Block:
-    """Tokens of whole studies at one hook point, in storage order; padding is not among them.
-
-    Args:
-        activations: memory mapped, in the stored dtype; not to be written to.
-        norms: Euclidean norms of the activations.
-        token_ids: as in rows.
-        study_index: into the source.
-        position: in the compact row; 0 is the study token.
-        kind: :class:`~sae_lens_maira.maira2.prompts.TokenKind` values.
-        studies: ids, token counts and content hashes of images.
-    """
-
-    activations: Float[Tensor, "n_tokens d_in"]
-    norms: Float[Tensor, " n_tokens"]
-    token_ids: Int[Tensor, " n_tokens"]
-    study_index: Int[Tensor, " n_tokens"]
-    position: Int[Tensor, " n_tokens"]
-    kind: UInt8[Tensor, " n_tokens"]
-    studies: list[CachedStudy]
-
-
 class ActivationCache:
-    """A whole cache; open one with :meth:`open`.
+    """A whole cache, which is an :class:`~.stream.ActivationStream`; open one with :meth:`open`.
 
     Attributes:
         path: its folder.
         identity: what decides its values; see :func:`~sae_lens_maira.activations.header.make_header`.
-        description: the same with what is told beside it: model, revision, source.
+        description: the same with what is noted for people beside it: model, revision, source.
         hook_names: hook points that it holds.
         d_in: width of its activations.
         n_tokens, n_studies: what it holds; skipped studies are not counted.
@@ -144,23 +76,19 @@ class ActivationCache:
             if unit.contents.n_tokens:
                 yield unit
 
-    def blocks(self, hook_name: str) -> Iterator[Block]:
-        """Tokens in storage order, whole studies at a time.
+    def blocks(self, *hook_names: str) -> Iterator[Block]:
+        """Blocks with the activations at some hook points; at all of them if none is named.
 
         Raises:
             CacheError: the cache has no such hook point, or a unit is damaged.
         """
-        self.check_hook_name(hook_name)
+        for name in hook_names:
+            self.check_hook_name(name)
         for unit in self.units():
-            yield Block(
-                unit.tensor(hook_name),
-                unit.tensor(NORMS_PREFIX + hook_name),
-                unit.tensor("token_ids").long(),
-                unit.tensor("study_index").long(),
-                unit.tensor("position").long(),
-                unit.tensor("kind"),
-                unit.contents.studies,
-            )
+            yield unit.block(hook_names or self.hook_names)
+
+    def __iter__(self) -> Iterator[Block]:
+        return self.blocks()
 
     def check_hook_name(self, hook_name: str) -> None:
         """Refuse a hook point that was not cached.

@@ -14,7 +14,6 @@ from sae_lens_maira.activations.format import (
     SKIPPED_NAME,
     UnitRecord,
     identity_hash,
-    read_contents,
     read_json,
     read_record,
     record_path,
@@ -22,6 +21,7 @@ from sae_lens_maira.activations.format import (
 )
 from sae_lens_maira.activations.header import read_header
 from sae_lens_maira.activations.manifest import count_units, make_manifest, read_skipped
+from sae_lens_maira.activations.unit_file import read_contents
 from sae_lens_maira.errors import CacheError
 from sae_lens_maira.files import hash_file
 
@@ -83,8 +83,8 @@ def _check_whole(path: Path, records: list[UnitRecord]) -> Iterator[str]:
         manifest = {}
         yield str(error)
     if manifest and manifest != make_manifest(records):
-        yield f"'{path / MANIFEST_NAME}' does not agree with the units; run caching again to write it anew."
+        yield f"'{path / MANIFEST_NAME}' does not agree with the units; run caching again to rewrite it."
     skipped = path / SKIPPED_NAME
     true = "".join(json.dumps(asdict(s), sort_keys=True) + "\n" for s in read_skipped(path, range(len(records))))
     if not skipped.is_file() or skipped.read_text(encoding="utf-8") != true:
-        yield f"'{skipped}' does not agree with the units; run caching again to write it anew."
+        yield f"'{skipped}' does not agree with the units; run caching again to rewrite it."

@@ -1,39 +1,27 @@
-"""Runs the model once over its studies and writes the activations of the kept tokens, resumable at any moment.
+"""Writes a cache: the model runs once over its studies, and the work can be resumed at any moment.
 
-1. A thread encodes the texts of the units that come next and puts their studies into batches (:mod:`.batching`).
-2. Threads open and process the images of the studies that come next (:mod:`.decode_ahead`).
-3. The model runs up to the highest hook point's layer; kept tokens are taken out, in the stored dtype.
-4. A thread hashes and writes the unit that was finished last, while the model goes on (:mod:`.format`).
-
-A unit's file is a function of its range of studies, so units can be made on any machines, in any order.
+:class:`~.live.LiveActivations` makes the blocks. A thread hashes and writes the unit that was finished last, while the
+model goes on. A unit's file is a function of its range of studies, so units can be made on any machines, in any order:
+:func:`make_unit` and :func:`~.unit_file.write_unit` are all that a scheduler of another kind needs.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from tqdm.auto import tqdm
-
+from sae_lens_maira.activations.block import Block, SkippedStudy
 from sae_lens_maira.activations.config import CacheSettings, Shard
-from sae_lens_maira.activations.decode_ahead import decode_study, map_ahead
-from sae_lens_maira.activations.format import (
-    HEADER_NAME,
-    SKIPPED_NAME,
-    SkippedStudy,
-    UnitRecord,
-    identity_hash,
-    remove_unfinished,
-)
+from sae_lens_maira.activations.format import HEADER_NAME, SKIPPED_NAME, UnitRecord, identity_hash, remove_unfinished
 from sae_lens_maira.activations.header import check_same, make_header, read_header
+from sae_lens_maira.activations.inputs import studies_of
+from sae_lens_maira.activations.live import LiveActivations, StudyProgress, check_hook_names
 from sae_lens_maira.activations.manifest import (
     count_units,
     describe_skipped,
@@ -42,11 +30,10 @@ from sae_lens_maira.activations.manifest import (
     read_skipped,
     write_skipped,
 )
-from sae_lens_maira.activations.plan import EncodedStudy, UnitPlan, UnitPlanner
-from sae_lens_maira.activations.unit_writer import UnitInMemory
+from sae_lens_maira.activations.plan import Planner
+from sae_lens_maira.activations.unit_file import write_unit
 from sae_lens_maira.errors import CacheError, Interrupted
 from sae_lens_maira.files import to_json, write_text
-from sae_lens_maira.interruption import StopRequest, noticed_interruptions
 
 if TYPE_CHECKING:
     from sae_lens_maira.hooked import HookedMaira2
@@ -54,7 +41,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _N_SAMPLED_STUDIES = 64
-_N_PLANS_AHEAD = 2
 _BYTES_BESIDE = 13
 """Token id, study index, position and kind."""
 
@@ -64,8 +50,9 @@ class CachingReport:
     """What a run leaves behind.
 
     Args:
+        path: the cache's folder.
         n_studies, n_tokens: of this shard, those of earlier runs included.
-        skipped: this shard's.
+        skipped: this shard's skipped studies.
         is_whole: whether all shards are done.
     """
 
@@ -81,16 +68,6 @@ class CachingReport:
         return f"{self.n_tokens} tokens of {self.n_studies} studies, skipped: {describe_skipped(self.skipped)}{more}"
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One study of a batch of a unit; a unit without usable studies is one job without a study."""
-
-    plan: UnitPlan
-    batch: int
-    encoded: EncodedStudy | None
-
-
-@torch.no_grad()
 def write_cache(
     model: HookedMaira2,
     path: Path,
@@ -107,7 +84,7 @@ def write_cache(
         path: the cache's folder.
         settings: how to cache.
         shard: which share of the units to do; all if None. Shards may use one folder, or be merged later.
-        about: more for people to read in the cache's header.
+        about: further notes for people in the cache's header.
         show_progress: whether to show a progress bar.
 
     Raises:
@@ -116,16 +93,13 @@ def write_cache(
         Interrupted: Ctrl-C; the next run goes on.
     """
     header = _open_or_start(model, path, settings, about or {})
-    identity = header["identity"]
-    shard = shard or Shard()
-    units = shard.of(count_units(identity))
+    units = (shard or Shard()).of(count_units(header["identity"]))
     remove_unfinished(path, units)
     done = done_units(path, units)
     if len(done) < len(units):
         _announce(model, path, settings, len(units), len(done))
     try:
-        with noticed_interruptions("Stopping after this batch; press Ctrl-C again to stop at once.") as stop:
-            _write_units(model, path, settings, identity_hash(identity), units, done, stop, show_progress)
+        _write_units(model, path, settings, identity_hash(header["identity"]), units, done, show_progress)
     except KeyboardInterrupt:
         n_done = len(done_units(path, units))
         raise Interrupted(
@@ -143,14 +117,48 @@ def write_cache(
     return report
 
 
+def make_unit(model: HookedMaira2, settings: CacheSettings, unit: int) -> Block:
+    """The activations of one unit, which depend on nothing but the arguments; an unusable study is skipped.
+
+    Args:
+        model: with its studies and token policy.
+        settings: how to cache.
+        unit: the unit's number.
+
+    Raises:
+        CacheError: ``settings.dtype`` cannot hold the activations.
+    """
+    (block,) = _live(model, settings, [unit], None)
+    return block
+
+
+def _live(
+    model: HookedMaira2, settings: CacheSettings, units: Sequence[int], progress: StudyProgress | None
+) -> LiveActivations:
+    n_studies = len(studies_of(model))
+    return LiveActivations(
+        model,
+        settings.hook_names,
+        indices=[index for unit in units for index in _studies_of_unit(unit, settings, n_studies)],
+        context_size=settings.context_size,
+        dtype=settings.torch_dtype,
+        block_size=settings.unit_size,
+        max_batch_tokens=settings.max_batch_tokens,
+        workers=settings.workers,
+        decode_ahead=settings.decode_ahead,
+        progress=progress,
+    )
+
+
+def _studies_of_unit(unit: int, settings: CacheSettings, n_studies: int) -> range:
+    return range(unit * settings.unit_size, min((unit + 1) * settings.unit_size, n_studies))
+
+
 def _open_or_start(
     model: HookedMaira2, path: Path, settings: CacheSettings, about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    for name in settings.hook_names:
-        model.check_hook_name(name)
-        if not name.startswith("blocks."):
-            raise CacheError(f"'{name}' has no activations at the kept tokens; cache hook points of blocks.")
-    if not len(model.studies):
+    check_hook_names(model, settings.hook_names)
+    if not len(studies_of(model)):
         raise CacheError("There are no studies to cache.")
     header = make_header(model, settings, about)
     if (path / HEADER_NAME).is_file():
@@ -164,7 +172,7 @@ def _open_or_start(
 
 
 def _announce(model: HookedMaira2, path: Path, settings: CacheSettings, n_units: int, n_done: int) -> None:
-    n_studies = min((n_units - n_done) * settings.unit_size, len(model.studies))
+    n_studies = min((n_units - n_done) * settings.unit_size, len(studies_of(model)))
     n_tokens = n_studies * _tokens_per_study(model, settings)
     n_bytes = n_tokens * (
         len(settings.hook_names) * (model.cfg.d_model * settings.torch_dtype.itemsize + 4) + _BYTES_BESIDE
@@ -187,10 +195,10 @@ def _announce(model: HookedMaira2, path: Path, settings: CacheSettings, n_units:
 
 def _tokens_per_study(model: HookedMaira2, settings: CacheSettings) -> float:
     """Estimated from a sample, evenly spaced over the source."""
-    n_studies = len(model.studies)
-    plan = UnitPlanner(model, settings).plan(0, range(0, n_studies, -(-n_studies // _N_SAMPLED_STUDIES)))
-    sampled = [study for batch in plan.batches for study in batch]
-    return sum(len(study.row.tokens) for study in sampled) / (len(sampled) + len(plan.skipped))
+    studies = studies_of(model)
+    planner = Planner(model, studies, settings.context_size, settings.max_batch_tokens)
+    plan = planner.plan(range(0, len(studies), -(-len(studies) // _N_SAMPLED_STUDIES)))
+    return sum(len(study.row.tokens) for study in plan.in_order) / (len(plan.in_order) + len(plan.skipped))
 
 
 def _readable(n_bytes: float) -> str:
@@ -208,73 +216,36 @@ def _write_units(
     cache: str,
     units: range,
     done: Mapping[int, UnitRecord],
-    stop: StopRequest,
     show_progress: bool,
 ) -> None:
-    n_studies = len(model.studies)
-
-    def studies_of(unit: int) -> range:
-        return range(unit * settings.unit_size, min((unit + 1) * settings.unit_size, n_studies))
-
-    n_all = sum(len(studies_of(unit)) for unit in units)
+    """Write the units that are not done, one while the next is made."""
+    todo = [unit for unit in units if unit not in done]
+    n_studies = len(studies_of(model))
+    n_done, n_todo = (sum(len(_studies_of_unit(u, settings, n_studies)) for u in part) for part in (done, todo))
     n_skipped = sum(record.n_skipped for record in done.values())
-    units_planner = UnitPlanner(model, settings)
-    with ExitStack() as stack:
-        planner, decoders, writer = (
-            _pool(stack, name, n) for name, n in (("plan", 1), ("decode", settings.workers), ("write", 1))
-        )
-        bar = stack.enter_context(tqdm(total=n_all, desc="caching", unit="study", disable=not show_progress))
-        bar.update(sum(len(studies_of(unit)) for unit in done))
-        plans = map_ahead(
-            planner,
-            lambda unit: units_planner.plan(unit, studies_of(unit)),
-            (unit for unit in units if unit not in done),
-            _N_PLANS_AHEAD,
-        )
-        results = map_ahead(
-            decoders,
-            lambda job: None if job.encoded is None else decode_study(job.encoded, model.vlm.processor),
-            _jobs(plans),
-            settings.decode_ahead,
-        )
+    most_skipped = settings.max_skipped_share * (n_done + n_todo)
+    stream = _live(model, settings, todo, StudyProgress("caching", n_done, show_progress))
+    with ThreadPoolExecutor(1, "write") as writer, closing(stream.blocks()) as blocks:
         writing: Future[UnitRecord] | None = None
-        for plan, group in groupby(results, key=lambda found: found[0].plan):
-            unit = UnitInMemory(settings)
-            unit.skip(plan.skipped)
-            for _, members in groupby(group, key=lambda found: found[0].batch):
-                batch = [study for _, study in members if study is not None]
-                unit.run(model, batch)
-                bar.update(len(batch))
-                if stop.made:
-                    raise KeyboardInterrupt
-            bar.update(len(plan.skipped))
+        for unit, block in zip(todo, blocks, strict=False):
             _wait(writing, path)
-            writing = writer.submit(unit.write, path, plan.unit, cache, model.cfg.d_model)
-            n_skipped += len(unit.skipped)
-            if n_skipped > settings.max_skipped_share * n_all:
+            writing = writer.submit(write_unit, path, unit, cache, block)
+            n_skipped += len(block.skipped)
+            if n_skipped > most_skipped:
                 break
         _wait(writing, path)
-    if n_skipped > settings.max_skipped_share * n_all:
-        skipped = read_skipped(path, list(done_units(path, units)))
-        write_skipped(path, skipped)
-        raise CacheError(
-            f"{n_skipped} of {n_all} studies cannot be cached ({describe_skipped(skipped)}), more than "
-            f"cache.max_skipped_share {settings.max_skipped_share:g} allows; see '{path / SKIPPED_NAME}', and raise "
-            "the share to go on without them."
-        )
+    if n_skipped > most_skipped:
+        _refuse(path, settings, units, n_skipped, n_done + n_todo)
 
 
-def _pool(stack: ExitStack, name: str, n_threads: int) -> ThreadPoolExecutor:
-    pool = ThreadPoolExecutor(n_threads, thread_name_prefix=name)
-    stack.callback(lambda: pool.shutdown(wait=True, cancel_futures=True))
-    return pool
-
-
-def _jobs(plans: Iterator[tuple[int, UnitPlan]]) -> Iterator[_Job]:
-    for _, plan in plans:
-        for number, batch in enumerate(plan.batches or ((None,),)):
-            for encoded in batch:
-                yield _Job(plan, number, encoded)
+def _refuse(path: Path, settings: CacheSettings, units: range, n_skipped: int, n_studies: int) -> None:
+    skipped = read_skipped(path, list(done_units(path, units)))
+    write_skipped(path, skipped)
+    raise CacheError(
+        f"{n_skipped} of {n_studies} studies cannot be cached ({describe_skipped(skipped)}), more than "
+        f"cache.max_skipped_share {settings.max_skipped_share:g} allows; see '{path / SKIPPED_NAME}', and raise "
+        "the share to go on without them."
+    )
 
 
 def _wait(writing: Future[UnitRecord] | None, path: Path) -> None:

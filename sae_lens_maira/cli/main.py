@@ -98,11 +98,14 @@ def _add_train(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def _train(options: argparse.Namespace) -> None:
     from sae_lens_maira.training.config import load_config
+    from sae_lens_maira.training.multi import train_several
     from sae_lens_maira.training.run import train
 
     config = load_config(options.config, options.overrides)
-    result = train(config, options.out, resume=options.resume, overwrite=options.overwrite)
-    sys.stdout.write(f"{result.path}: {result.scores.describe()}\n")
+    how = {"resume": options.resume, "overwrite": options.overwrite}
+    results = train_several(config, options.out, **how) if config.saes else {"": train(config, options.out, **how)}
+    for result in results.values():
+        sys.stdout.write(f"{result.path}: {result.scores.describe()}\n")
 
 
 def _add_import(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -1,12 +1,13 @@
 """Dashboards: a gallery of every feature with its images, and sae-dashboard's standard pages.
 
-make.py        from an SAE to a gallery    recording.py   activations, from the model or a cache
-encoding.py    what fires where            sparse.py      sparse matrices on disk
-statistics.py  numbers of every feature    labels.py      which label a feature goes with
-table.py       all of these together       gallery.py, data_files.py    what the gallery loads
-images.py      small image files           static/        the gallery's page, style and scripts
-replay.py      sae-dashboard, fed with a recording        pages.py, neuronpedia.py   what it writes
-safety.py      untrusted text              serve.py, on_demand.py, origin.py    `sae-lens-maira view`
+make.py          from an SAE to a gallery         settings.py, page_choice.py    what to make
+gallery.py, data_files.py                         what the gallery loads
+images.py        small image files                safety.py                      untrusted text
+static/          the gallery's page, style and scripts
+standard/        sae-dashboard, fed with a recording: its pages, and Neuronpedia's files
+serve.py, on_demand.py, origin.py                 `sae-lens-maira view`
+
+What is shown is computed in :mod:`sae_lens_maira.features`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sae_lens_maira.dashboard.make import DashboardResult, DashboardSettings, make_dashboards
+    from sae_lens_maira.dashboard.make import DashboardResult, make_dashboards
+    from sae_lens_maira.dashboard.settings import DashboardSettings
     from sae_lens_maira.errors import DashboardError
 
 __all__ = ["DashboardError", "DashboardResult", "DashboardSettings", "make_dashboards"]

@@ -4,7 +4,7 @@ A page that is opened from disk may not fetch files, but may load scripts. So ea
 value)`` with plain JSON:
 
 =========================  ==========================================================================================
-``data/index.js``          ``index``: what is shown, and one short column a property for all features
+``data/index.js``          ``index``: what is shown, and one short column per property, over all features
 ``data/hierarchy.js``      ``hierarchy``: of each feature with finer ones inside it, those and the shares
 ``data/features/3.js``     ``features/3``: details of 64 features
 ``data/studies/17.js``     ``studies/17``: tokens, labels, images, and the strongest features at each token

@@ -1,4 +1,4 @@
-"""Writes the gallery: the front end, and the data files that it loads (see `data_files.py`)."""
+"""Writes the gallery: the front end, and the data files that it loads (see :mod:`.data_files`)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from sae_lens_maira.dashboard.data_files import INDEX, SERVING, put
 from sae_lens_maira.dashboard.images import ImageWriter
 from sae_lens_maira.data.study import Study, TokenKind
 from sae_lens_maira.features.interpretations import Interpretation
+from sae_lens_maira.features.record import firings_in_study
+from sae_lens_maira.features.sparse import row
 from sae_lens_maira.features.subject import Subject
 from sae_lens_maira.features.table import N_TOP_TOKENS, FeatureTable, group_widths
 
-FEATURES_A_FILE = 64
-FEATURES_A_TOKEN = 10
+FEATURES_PER_FILE = 64
+FEATURES_PER_TOKEN = 10
 
 
 @dataclass(frozen=True)
 class GalleryText:
-    """What the gallery says of itself.
+    """The gallery's own words.
 
     Args:
         title: its heading.
         facts: lines of name and value: the model, the SAE, the studies.
-        banner: a line on every page, if private studies are shown.
-        note: a line on what was left out.
+        banner: a line on every page if private studies are shown.
+        note: a line about what was left out.
     """
 
     title: str
@@ -63,9 +65,9 @@ def write_index(
 
     Args:
         folder: the gallery's.
-        subject: what is shown.
-        table: its numbers.
-        text: what the gallery says of itself.
+        subject: the SAE, its model and the recording.
+        table: statistics of its features.
+        text: the gallery's own words.
         pages: features that have a standard page.
         interpretations: of features.
         shown: mask of the recorded studies that may be shown.
@@ -83,7 +85,7 @@ def write_index(
         "note": text.note,
         "nFeatures": table.n_features,
         "nTokens": recording.n_tokens,
-        "featuresAFile": FEATURES_A_FILE,
+        "featuresPerFile": FEATURES_PER_FILE,
         "widths": group_widths(subject.sae),
         "kinds": kinds,
         "studies": [int(study) for study in recording.studies[shown]],
@@ -113,11 +115,11 @@ def write_features(folder: Path, subject: Subject, table: FeatureTable, *, show_
         for finer, share in own.inside:
             around.setdefault(finer, []).append([feature, number(share)])
     text_of = subject.model.tokenizer.vocab.text_of
-    starts = range(0, table.n_features, FEATURES_A_FILE)
+    starts = range(0, table.n_features, FEATURES_PER_FILE)
     for part, start in enumerate(tqdm(starts, desc="gallery", disable=not show_progress)):
         details = [
             _feature(feature, subject, table, text_of, around.get(feature, []))
-            for feature in range(start, min(start + FEATURES_A_FILE, table.n_features))
+            for feature in range(start, min(start + FEATURES_PER_FILE, table.n_features))
         ]
         put(folder / "data" / "features" / f"{part}.js", f"features/{part}", details)
 
@@ -168,8 +170,8 @@ def _score(found: Interpretation | None) -> float | None:
 
 def _active(table: FeatureTable, token: int) -> list[float]:
     """The strongest features at a token: feature, activation, feature, activation, ..."""
-    features, values = table.firings.row(token)
-    best = np.lexsort((features, -values))[:FEATURES_A_TOKEN]
+    features, values = row(table.firings, token)
+    best = np.lexsort((features, -values))[:FEATURES_PER_TOKEN]
     return [entry for k in best for entry in (int(features[k]), number(values[k]))]
 
 
@@ -198,12 +200,9 @@ def _feature(feature: int, subject: Subject, table: FeatureTable, text_of: Any, 
 
 
 def _example(feature: int, study: int, subject: Subject, table: FeatureTable) -> list[Any]:
-    """Index of the study, and the feature's activations there: place in the row, activation, place, ..."""
-    tokens = subject.recording.tokens(study)
-    places, features, values = table.firings.rows(tokens.start, tokens.stop)
-    own = features == feature
-    pairs = zip(places[own] - tokens.start, values[own], strict=True)
+    """Index of the study, and the feature's activations there: position in the row, activation, position, ..."""
+    found = zip(*firings_in_study(table, subject.recording, feature, study), strict=True)
     return [
         int(subject.recording.studies[study]),
-        [entry for place, value in pairs for entry in (int(place), number(value))],
+        [entry for position, value in found for entry in (int(position), number(value))],
     ]

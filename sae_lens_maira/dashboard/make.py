@@ -1,7 +1,7 @@
 """From an SAE and a model to a gallery with standard pages.
 
 1. Activations of the chosen studies come from a cache, or from one run of the model.
-2. The SAE runs once on them; everything else is computed from what fires.
+2. The SAE runs once on them; everything else is computed from the features that fire.
 3. Gallery, standard pages and Neuronpedia's files are written beside the final folder, which is then replaced.
 """
 
@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL.Image import Image
 
 from sae_lens_maira.activations.header import check_cache_fits
+from sae_lens_maira.activations.inputs import studies_of
+from sae_lens_maira.activations.live import LiveActivations, StudyProgress
 from sae_lens_maira.dashboard.data_files import INDEX
 from sae_lens_maira.dashboard.gallery import GalleryText, write_features, write_index, write_static, write_studies
-from sae_lens_maira.dashboard.images import ImageWriter, with_shared_images
+from sae_lens_maira.dashboard.images import ImageWriter
 from sae_lens_maira.dashboard.origin import Origin
+from sae_lens_maira.dashboard.settings import DashboardSettings
 from sae_lens_maira.dashboard.standard.neuronpedia import write_neuronpedia
 from sae_lens_maira.dashboard.standard.pages import write_pages
-from sae_lens_maira.data.study import Study
+from sae_lens_maira.data.study import Study, View
 from sae_lens_maira.errors import DashboardError
 from sae_lens_maira.features.interpretations import Interpretation
 from sae_lens_maira.features.recording import Recording, record
@@ -37,69 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class DashboardSettings:
-    """What to make.
-
-    Args:
-        title: the gallery's heading.
-        pages: features that get sae-dashboard's page: a number for so many of the strongest, ``all``, ``none``, or a
-            list of features such as ``3,17,256``.
-        neuronpedia: also write Neuronpedia's files for the same features, from shareable studies.
-        sae_set: Neuronpedia's name of the set that the SAE belongs to.
-        include_private: show studies that may not leave this machine, with a banner.
-        n_studies: studies from the start of the source; None for all.
-        n_examples: studies a feature.
-        image_size: longer side of an image, in pixels, at most.
-        batch_size: studies a forward.
-    """
-
-    title: str = "SAE features of MAIRA-2"
-    pages: str = "100"
-    neuronpedia: bool = False
-    sae_set: str = "maira-2-sae"
-    include_private: bool = False
-    n_studies: int | None = None
-    n_examples: int = 8
-    image_size: int = 256
-    batch_size: int = 16
-
-    def __post_init__(self) -> None:
-        self.page_list(1 << 30, [])
-        for name in ("n_studies", "n_examples", "image_size", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise DashboardError(f"{name} is {value}; it must be at least 1.")
-
-    def shows(self, study: Study) -> bool:
-        """Whether a study's text and images are shown."""
-        return study.shareable or self.include_private
-
-    def page_list(self, n_features: int, strongest: Sequence[int]) -> list[int]:
-        """The features that ``pages`` names.
-
-        Args:
-            n_features: the SAE's.
-            strongest: features, strongest first.
-
-        Raises:
-            DashboardError: ``pages`` cannot be understood, or names a feature that does not exist.
-        """
-        if self.pages in ("all", "none"):
-            return list(range(n_features)) if self.pages == "all" and strongest else []
-        try:
-            numbers = [int(part) for part in self.pages.split(",") if part.strip()]
-        except ValueError:
-            numbers = []
-        if not numbers or ("," not in self.pages and numbers[0] < 0):
-            raise DashboardError(f"pages is '{self.pages}'; give a number, all, none, or features such as 3,17,256.")
-        if "," not in self.pages:
-            return list(strongest[: numbers[0]])
-        outside = [feature for feature in numbers if not 0 <= feature < n_features]
-        if outside:
-            raise DashboardError(f"There is no feature {outside[0]}; the SAE has {n_features}.")
-        return numbers
+_N_DECODERS = 1
+"""Threads that open images for the model and write them: drawing and encoding hold Python's lock for long."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +53,7 @@ class DashboardResult:
         path: the gallery's folder; open ``index.html`` in it.
         n_features: features in the gallery.
         n_studies: studies in the gallery.
-        n_private: studies that count in the numbers and are not shown.
+        n_private: studies that count in the statistics and are not shown.
         pages: features that have sae-dashboard's page.
         neuronpedia: files to upload.
     """
@@ -132,6 +75,18 @@ class DashboardResult:
         )
 
 
+@dataclass(frozen=True)
+class _Request:
+    """The arguments of :func:`make_dashboards`."""
+
+    sae: Any
+    model: HookedMaira2
+    settings: DashboardSettings
+    cache: ActivationCache | None
+    interpretations: Sequence[Interpretation]
+    show_progress: bool
+
+
 def make_dashboards(
     sae: Any,
     model: HookedMaira2,
@@ -147,7 +102,7 @@ def make_dashboards(
 
     Args:
         sae: as SAE-Lens loads it; it is left as it is.
-        model: that the SAE was trained on, knowing the studies that are to be shown.
+        model: that the SAE was trained on, with the studies that are to be shown.
         path: the gallery's folder; one that holds a gallery is replaced.
         settings: what to make.
         cache: activations of the model's studies; the model does not run then.
@@ -158,20 +113,19 @@ def make_dashboards(
     Raises:
         DashboardError: the folder holds something else, or there is nothing to show.
         SaeMismatch: the SAE belongs to another model.
+        Interrupted: Ctrl-C while the model ran; nothing is left of the new gallery.
     """
-    settings = settings or DashboardSettings()
+    request = _Request(sae, model, settings or DashboardSettings(), cache, interpretations, show_progress)
     check_sae_fits(sae, model)
     check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
         scratch, made = Path(folder) / "scratch", Path(folder) / "gallery"
         made.mkdir()
-        result = _make(sae, model, path, settings, cache, interpretations, scratch, made, show_progress)
+        result = _make(request, path, scratch, made)
         if origin is not None:
             origin.write(made)
-        if path.exists():
-            path.rename(Path(folder) / "replaced")
-        made.rename(path)
+        replace_folder(made, path, Path(folder) / "replaced")
     return result
 
 
@@ -183,6 +137,24 @@ def check_replaceable(path: Path) -> None:
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / INDEX).is_file()):
         raise DashboardError(f"'{path}' holds something that is no gallery; choose another folder.")
+
+
+def replace_folder(new: Path, path: Path, old: Path) -> None:
+    """Put a folder in the place of another one, which stays where it is if that fails.
+
+    Args:
+        new: the folder to move.
+        path: where to; there may be a folder.
+        old: where that one is moved to, on the same file system.
+    """
+    if path.exists():
+        path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        if old.exists():
+            old.rename(path)
+        raise
 
 
 def subject_of(
@@ -198,66 +170,52 @@ def subject_of(
     """Record studies, from a cache or with one run of the model.
 
     Args:
-        sae, model: what is shown.
-        studies: the first ones of the model's, made before, as making them may take long.
-        scratch: for the recording.
+        sae, model: as for :func:`make_dashboards`.
+        studies: the first ones of the model's, ready made, as making them may take long.
+        scratch: folder for the recording.
         settings: which studies are shown.
-        cache: of activations of the model's studies.
-        images: writes the images of the studies that may be shown, while the model runs.
-        show_progress: whether to show progress bars.
+        cache: activations of the model's studies.
+        images: writes the images of the studies that may be shown, as they are opened for the model.
+        show_progress: whether to show a progress bar.
 
     Raises:
         DashboardError: the SAE does not say where it reads.
-        CacheError: the cache was made with something else, or lacks that place.
+        CacheError: the cache was made with something else, or lacks that hook point.
     """
     hook_name = sae.cfg.metadata.hook_name
     if not hook_name:
         raise DashboardError("The SAE's metadata has no hook_name, so it is unknown where it reads.")
     shown = [settings.shows(study) for study in studies]
-    if cache is None:
-        context_size = sae.cfg.metadata.context_size or model.cfg.n_ctx
-        if images is not None:
-            studies = [with_shared_images(study) if show else study for study, show in zip(studies, shown, strict=True)]
-        # The same weights, knowing the chosen studies alone.
-        runner = model.with_studies(studies)
-        rows = runner.rows(context_size, show_progress=show_progress)
+    if cache is not None:
+        check_cache_fits(cache.path, cache.identity, model)
+        for index, study in enumerate(studies):
+            if images is not None and shown[index]:
+                images.add(index, study)
+        return Subject(sae, model, Recording(cache.blocks(hook_name), hook_name, len(studies)))
 
-        def write_images(indices: range) -> None:
-            for index in indices:
-                if images is not None and shown[index]:
-                    images.add(index, studies[index])
-
-        recording = record(
-            runner,
-            rows,
-            hook_name,
-            scratch / "recording",
-            batch_size=settings.batch_size,
-            before_batch=write_images,
-            show_progress=show_progress,
-        )
-        return Subject(sae, model, recording, hook_name)
-    check_cache_fits(cache.path, cache.identity, model)
-    for index, study in enumerate(studies):
+    def write_images(index: int, opened: Mapping[View, Image]) -> None:
         if images is not None and shown[index]:
-            images.add(index, study)
-    return Subject(sae, model, Recording(list(cache.blocks(hook_name)), len(studies)), hook_name)
+            images.add_opened(index, opened)
+
+    stream = LiveActivations(
+        model,
+        [hook_name],
+        studies=studies,
+        context_size=sae.cfg.metadata.context_size,
+        max_batch_tokens=settings.max_batch_tokens,
+        workers=_N_DECODERS,
+        observer=write_images,
+        progress=StudyProgress(shown=show_progress),
+    )
+    return Subject(sae, model, record(stream, hook_name, scratch / "recording"))
 
 
-def _make(
-    sae: Any,
-    model: HookedMaira2,
-    path: Path,
-    settings: DashboardSettings,
-    cache: ActivationCache | None,
-    interpretations: Sequence[Interpretation],
-    scratch: Path,
-    made: Path,
-    show_progress: bool,
-) -> DashboardResult:
-    studies = model.studies[: settings.n_studies]
+def _make(request: _Request, path: Path, scratch: Path, made: Path) -> DashboardResult:
+    """Make everything in a temporary folder."""
+    sae, model, settings, show_progress = request.sae, request.model, request.settings, request.show_progress
+    studies = studies_of(model)[: settings.n_studies]
     with ImageWriter(made, settings.image_size) as images:
-        subject = subject_of(sae, model, studies, scratch, settings, cache, images, show_progress)
+        subject = subject_of(sae, model, studies, scratch, settings, request.cache, images, show_progress)
         recording = subject.recording
         own = [studies[index] for index in recording.studies]
         shareable = np.array([study.shareable for study in own])
@@ -269,11 +227,11 @@ def _make(
         write_static(made)
         text = gallery_text(settings, subject, shareable)
         pages = settings.page_list(table.n_features, table.strongest_features(table.n_features)) if shown.any() else []
-        write_index(made, subject, table, text, pages, interpretations, shown)
+        write_index(made, subject, table, text, pages, request.interpretations, shown)
         write_features(made, subject, table, show_progress=show_progress)
         write_studies(made, subject, table, studies, images, shown, show_progress=show_progress)
     if pages:
-        shown_subject = Subject(sae, model, recording.only(shown), subject.hook_name)
+        shown_subject = Subject(sae, model, recording.only(shown))
         write_pages(shown_subject, pages, made / "pages", banner=page_banner(text), show_progress=show_progress)
     uploads = _neuronpedia(subject, settings, pages, shareable, made, show_progress) if settings.neuronpedia else []
     return DashboardResult(
@@ -287,7 +245,7 @@ def _make(
 
 
 def gallery_text(settings: DashboardSettings, subject: Subject, shareable: np.ndarray) -> GalleryText:
-    """What the gallery says of itself, and of the studies that it leaves out or must not leave the machine."""
+    """The gallery's own words: what it shows, what it leaves out, and what may not leave the machine."""
     n_private = int((~shareable).sum())
     metadata = subject.sae.cfg.metadata
     facts = {
@@ -325,7 +283,7 @@ def _neuronpedia(
     if not shareable.any():
         logger.warning("No study is shareable, so nothing was written for Neuronpedia.")
         return []
-    public = Subject(subject.sae, subject.model, subject.recording.only(shareable), subject.hook_name)
+    public = Subject(subject.sae, subject.model, subject.recording.only(shareable))
     dataset = subject.sae.cfg.metadata.get("dataset_path") or ""
     return write_neuronpedia(
         public,

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sae_lens_maira.activations.inputs import studies_of
 from sae_lens_maira.dashboard.data_files import INDEX, put, read
-from sae_lens_maira.dashboard.make import DashboardSettings, subject_of
+from sae_lens_maira.dashboard.make import subject_of
 from sae_lens_maira.dashboard.origin import Origin
+from sae_lens_maira.dashboard.settings import DashboardSettings
 from sae_lens_maira.dashboard.standard.pages import page_name, write_pages
 from sae_lens_maira.features.subject import Subject
 
@@ -52,7 +54,7 @@ class PageMaker:
             index = read(self._folder / INDEX)
             if not 0 <= feature < index["nFeatures"]:
                 raise LookupError(f"There is no feature {feature}.")
-            part, place = divmod(feature, index["featuresAFile"])
+            part, place = divmod(feature, index["featuresPerFile"])
             details = read(self._folder / "data" / "features" / f"{part}.js")[place]
             self._subject = self._subject or self._load()
             among = [other for other, *_ in details["together"]]
@@ -79,9 +81,9 @@ class PageMaker:
             from sae_lens_maira.activations import ActivationCache
 
             cache = ActivationCache.open(Path(self._origin.cache))
-        studies = model.studies[: settings.n_studies]
+        studies = studies_of(model)[: settings.n_studies]
         subject = subject_of(sae, model, studies, Path(self._scratch.name), settings, cache)
         if settings.include_private:
             return subject
         shareable = np.array([studies[index].shareable for index in subject.recording.studies])
-        return Subject(sae, model, subject.recording.only(shareable), subject.hook_name)
+        return Subject(sae, model, subject.recording.only(shareable))

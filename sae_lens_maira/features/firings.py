@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from tqdm.auto import tqdm
 
 from sae_lens_maira.features.recording import Recording
-from sae_lens_maira.features.sparse import SparseRows, SparseWriter
+from sae_lens_maira.features.sparse import SparseWriter, entries
 
 _DENSE_ENTRIES = 1 << 23
 
@@ -28,8 +29,8 @@ def folded_copy(sae: Any) -> Any:
 
 
 @torch.no_grad()
-def encode(folded: Any, recording: Recording, folder: Path, *, show_progress: bool = True) -> SparseRows:
-    """Feature activations of every token, as (n_tokens, d_sae) sparse rows.
+def encode(folded: Any, recording: Recording, folder: Path, *, show_progress: bool = True) -> csr_array:
+    """Feature activations of every token, as a sparse matrix (n_tokens, d_sae).
 
     Args:
         folded: as :func:`folded_copy` gives it.
@@ -49,12 +50,12 @@ def encode(folded: Any, recording: Recording, folder: Path, *, show_progress: bo
         return writer.finish()
 
 
-def study_maxima(firings: SparseRows, recording: Recording, folder: Path) -> SparseRows:
-    """Each study's strongest activation of each feature, as (n_studies, n_features) sparse rows."""
-    with SparseWriter(folder, firings.n_columns) as writer:
+def study_maxima(firings: csr_array, recording: Recording, folder: Path) -> csr_array:
+    """Each study's strongest activation of each feature, as a sparse matrix (n_studies, n_features)."""
+    with SparseWriter(folder, firings.shape[1]) as writer:
         for study in range(recording.n_studies):
             tokens = recording.tokens(study)
-            _, features, values = firings.rows(tokens.start, tokens.stop)
+            _, features, values = entries(firings, tokens.start, tokens.stop)
             order = np.argsort(features, kind="stable")
             features, values = features[order], values[order]
             firsts = np.flatnonzero(np.diff(features, prepend=-1))

@@ -1,4 +1,4 @@
-"""Which label a feature goes with: the area under the ROC curve of its strongest activation in a study."""
+"""Which labels match a feature: the area under the ROC curve of its strongest activation in each study."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy.sparse import csr_array
+from scipy.stats import rankdata
 
 from sae_lens_maira.data.study import Label
-from sae_lens_maira.features.sparse import SparseRows
+from sae_lens_maira.features.sparse import entries
 
 MIN_STUDIES = 5
 """Positive and negative studies that a label needs."""
@@ -26,16 +28,16 @@ class LabelFit:
 
 
 def fit_labels(
-    by_feature: SparseRows, labels: Sequence[Mapping[str, Label]], *, k: int = 3, min_auroc: float = 0.75
+    by_feature: csr_array, labels: Sequence[Mapping[str, Label]], *, k: int = 3, min_auroc: float = 0.75
 ) -> list[list[LabelFit]]:
-    """The labels that go with each feature, best first.
+    """The labels that match each feature best, best first.
 
-    A study that says nothing of a label is left out for it; an uncertain finding counts as positive.
+    A study that says nothing about a label is left out for that label; an uncertain finding counts as positive.
 
     Args:
         by_feature: features by studies: the strongest activation.
         labels: of each study.
-        k: labels a feature.
+        k: labels per feature.
         min_auroc: a smaller area is not worth showing.
     """
     names, truth = _usable(labels)
@@ -43,8 +45,8 @@ def fit_labels(
     for column in range(len(names)):
         by_mask.setdefault((truth[:, column] >= 0).tobytes(), []).append(column)
     found: list[list[LabelFit]] = []
-    for start in range(0, by_feature.n_rows, _CHUNK):
-        n_features = min(_CHUNK, by_feature.n_rows - start)
+    for start in range(0, by_feature.shape[0], _CHUNK):
+        n_features = min(_CHUNK, by_feature.shape[0] - start)
         scores = _dense(by_feature, start, start + n_features)
         areas = np.zeros((n_features, len(names)))
         for columns in by_mask.values():
@@ -59,25 +61,18 @@ def fit_labels(
 
 
 def auroc(
-    scores: Float[np.ndarray, "n_studies n_features"], positive: np.ndarray
+    scores: Float[np.ndarray, "n_studies n_features"], positive: Bool[np.ndarray, "n_studies n_labels"]
 ) -> Float[np.ndarray, "n_features n_labels"]:
     """Area under the ROC curve of every score for every label; ties count a half.
 
     Args:
         scores: any finite numbers.
-        positive: (n_studies, n_labels) booleans, each label with both values.
+        positive: of each label, which studies have it; each label needs both.
     """
-    ranks = np.stack([_average_ranks(column) for column in scores.T])
+    ranks = rankdata(scores, axis=0).T
     n_positive = positive.sum(axis=0)
     sums = ranks @ positive
     return (sums - n_positive * (n_positive + 1) / 2) / (n_positive * (len(positive) - n_positive))
-
-
-def _average_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, equal values sharing their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts - 1) / 2)[inverse]
 
 
 def _usable(labels: Sequence[Mapping[str, Label]]) -> tuple[list[str], np.ndarray]:
@@ -92,8 +87,8 @@ def _usable(labels: Sequence[Mapping[str, Label]]) -> tuple[list[str], np.ndarra
     return [name for name, usable in zip(names, enough, strict=True) if usable], truth[:, enough]
 
 
-def _dense(by_feature: SparseRows, start: int, stop: int) -> Float[np.ndarray, "n_studies n_features"]:
-    dense = np.zeros((by_feature.n_columns, stop - start), dtype=np.float32)
-    features, studies, values = by_feature.rows(start, stop)
+def _dense(by_feature: csr_array, start: int, stop: int) -> Float[np.ndarray, "n_studies n_features"]:
+    dense = np.zeros((by_feature.shape[1], stop - start), dtype=np.float32)
+    features, studies, values = entries(by_feature, start, stop)
     dense[studies, features - start] = values
     return dense

@@ -1,48 +1,23 @@
-"""Activations of some studies at one hook point: from the model, which then runs once, or from a cache, without it."""
+"""Activations of some studies at one hook point, for looking at again and again: from any stream of blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from sae_lens_maira.data.study import TokenKind
-from sae_lens_maira.hooked import HookedMaira2
-from sae_lens_maira.rows.dataset import StudyRows
+from sae_lens_maira.activations.block import Block
+from sae_lens_maira.activations.format import unit_path
+from sae_lens_maira.activations.unit_file import MappedUnit, write_unit
 
-
-class Block(Protocol):
-    """Whole studies, tokens after one another; what an activation cache yields."""
-
-    @property
-    def activations(self) -> Any: ...
-    @property
-    def token_ids(self) -> Any: ...
-    @property
-    def study_index(self) -> Any: ...
-    @property
-    def position(self) -> Any: ...
-    @property
-    def kind(self) -> Any: ...
-
-
-@dataclass(frozen=True)
-class RecordedBlock:
-    """A :class:`Block` of arrays."""
-
-    activations: Any
-    token_ids: np.ndarray
-    study_index: np.ndarray
-    position: np.ndarray
-    kind: np.ndarray
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,10 +33,12 @@ class Recording:
     """Studies' tokens in memory, their activations where they are (memory mapped).
 
     Args:
-        blocks: activations, in blocks of whole studies.
+        blocks: activations that stay where they are, in memory or mapped.
+        hook_name: the hook point that is looked at.
         n_studies: studies from this index of the source on are left out; None for all.
 
     Attributes:
+        hook_name: the hook point that is looked at.
         studies: index into the source, of each recorded study.
         offsets: study s has the tokens ``offsets[s]:offsets[s + 1]``.
         token_ids: as in rows.
@@ -72,12 +49,14 @@ class Recording:
         ValueError: there is nothing to show.
     """
 
-    def __init__(self, blocks: Sequence[Block], n_studies: int | None = None) -> None:
-        self._blocks = blocks
+    def __init__(self, blocks: Iterable[Block], hook_name: str, n_studies: int | None = None) -> None:
+        self.hook_name = hook_name
+        self._activations: list[Tensor] = []
         self._places: list[_Place] = []
         studies: list[int] = []
         parts: dict[str, list[np.ndarray]] = {"token_ids": [], "position": [], "kind": []}
         for number, block in enumerate(blocks):
+            self._activations.append(block.activations[hook_name])
             index = np.asarray(block.study_index)
             starts = np.flatnonzero(np.diff(index, prepend=index[:1] - 1))
             columns = {name: np.asarray(getattr(block, name)) for name in parts}
@@ -116,10 +95,10 @@ class Recording:
     def activations(self, study: int) -> Float[Tensor, "n_tokens d_in"]:
         """One recorded study's activations."""
         place = self._places[study]
-        return _as_tensor(self._blocks[place.block].activations[place.start : place.stop])
+        return self._activations[place.block][place.start : place.stop].to(torch.float32)
 
     def chunks(self, n_tokens: int) -> Iterator[Float[Tensor, "n_chunk d_in"]]:
-        """All activations in the order of the tokens, about so many tokens at a time, whole studies."""
+        """All activations in the order of the tokens, whole studies at a time, about ``n_tokens`` tokens."""
         first = 0
         while first < self.n_studies:
             place, last = self._places[first], first
@@ -130,16 +109,17 @@ class Recording:
                 and self._places[last + 1].stop - place.start <= n_tokens
             ):
                 last += 1
-            yield _as_tensor(self._blocks[place.block].activations[place.start : self._places[last].stop])
+            yield self._activations[place.block][place.start : self._places[last].stop].to(torch.float32)
             first = last + 1
 
-    def only(self, keep: np.ndarray) -> Recording:
+    def only(self, keep: Bool[np.ndarray, " n_studies"]) -> Recording:
         """The recorded studies that a mask keeps; activations are shared."""
         chosen = np.flatnonzero(keep)
         if not len(chosen):
             raise ValueError("None of the studies may be shown; --include-private shows them on this machine.")
         other = Recording.__new__(Recording)
-        other._blocks, other._places = self._blocks, [self._places[study] for study in chosen]
+        other.hook_name = self.hook_name
+        other._activations, other._places = self._activations, [self._places[study] for study in chosen]
         other.studies = self.studies[chosen]
         lengths = np.diff(self.offsets)[chosen]
         other.offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -150,58 +130,22 @@ class Recording:
         return other
 
 
-def record(
-    model: HookedMaira2,
-    rows: StudyRows,
-    hook_name: str,
-    folder: Path,
-    *,
-    batch_size: int = 16,
-    before_batch: Callable[[range], None] = lambda _: None,
-    show_progress: bool = True,
-) -> Recording:
-    """Run the model once on every study, and keep its activations in a file.
+def record(stream: Iterable[Block], hook_name: str, folder: Path) -> Recording:
+    """Read a stream once, and keep its activations on disk, in the files of a cache.
 
     Args:
-        model: to run.
-        rows: of its studies.
-        hook_name: where to read, such as ``blocks.15.hook_resid_post``.
-        folder: for the file.
-        batch_size: studies a forward.
-        before_batch: called with the studies' indices before each.
-        show_progress: whether to show a progress bar.
+        stream: activations, such as those of a live model.
+        hook_name: one of its hook points.
+        folder: for the files.
+
+    Raises:
+        ValueError: there is nothing to show.
     """
-    hidden = not show_progress
-    folder.mkdir(parents=True, exist_ok=True)
-    dataset = rows.dataset.with_format("numpy")
-    starts = range(0, len(dataset), batch_size)
-    lengths = [(dataset[k : k + batch_size]["kinds"] != TokenKind.PAD).sum(axis=1) for k in starts]
-    shape = (int(sum(own.sum() for own in lengths)), model.cfg.d_model)
-    written = np.memmap(folder / "activations.f4", np.float32, mode="w+", shape=shape)
-    layer = int(hook_name.split(".")[1])
-    parts: dict[str, list[np.ndarray]] = {"token_ids": [], "study_index": [], "position": [], "kind": []}
-    done = 0
-    for start, own in tqdm(zip(starts, lengths, strict=True), desc="activations", total=len(starts), disable=hidden):
-        batch = dataset[start : start + batch_size]
-        before_batch(range(start, start + len(own)))
-        width = int(own.max())
-        is_token = batch["kinds"][:, :width] != TokenKind.PAD
-        tokens = torch.from_numpy(np.ascontiguousarray(batch["tokens"][:, :width])).to(model.cfg.device)
-        with torch.no_grad():
-            _, cache = model.run_with_cache(tokens, names_filter=[hook_name], stop_at_layer=layer + 1)
-        found = cache[hook_name].float().cpu().numpy()[is_token]
-        written[done : done + len(found)] = found
-        done += len(found)
-        parts["token_ids"].append(batch["tokens"][:, :width][is_token])
-        parts["kind"].append(batch["kinds"][:, :width][is_token])
-        study, position = np.nonzero(is_token)
-        parts["study_index"].append(study + start)
-        parts["position"].append(position)
-    columns = {name: np.concatenate(values) for name, values in parts.items()}
-    return Recording([RecordedBlock(activations=written, **columns)])
-
-
-def _as_tensor(values: Any) -> Tensor:
-    """A copy in fp32, whatever it was mapped as."""
-    tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
-    return tensor.to(torch.float32)
+    blocks: list[Block] = []
+    for number, block in enumerate(stream):
+        for study in block.skipped:
+            logger.warning("Study %d is left out: %s %s", study.index, study.reason, study.detail)
+        write_unit(folder, number, "", block)
+        if block.n_tokens:
+            blocks.append(MappedUnit(unit_path(folder, number)).block([hook_name]))
+    return Recording(blocks, hook_name)

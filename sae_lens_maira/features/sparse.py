@@ -1,102 +1,90 @@
-"""Sparse matrices on disk, row by row: which features fire at each token, how strongly.
+"""Sparse matrices on disk: which features fire at each token, how strongly.
 
-A :class:`SparseRows` is three arrays: ``offsets`` in memory, ``columns`` and ``values`` memory mapped. Nothing here
-grows in memory with the number of columns times the number of rows.
+A matrix is a ``scipy.sparse.csr_array`` whose column numbers and values are memory mapped; only the offsets of its rows
+are in memory. Entries are positive, and columns ascend within a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.sparse import csr_array
 
 CHUNK = 1 << 22
 """Entries that are worked on at a time."""
 
 
-@dataclass(frozen=True)
-class SparseRows:
-    """A matrix of nonnegative entries, stored row by row.
+def chunks(matrix: csr_array, size: int = CHUNK) -> Iterator[tuple[int, int]]:
+    """Ranges of rows of about ``size`` entries each; a longer row is a range of its own."""
+    offsets, n_rows, start = matrix.indptr, matrix.shape[0], 0
+    while start < n_rows:
+        stop = int(np.searchsorted(offsets, int(offsets[start]) + size, side="right")) - 1
+        stop = min(max(stop, start + 1), n_rows)
+        yield start, stop
+        start = stop
 
-    Args:
-        offsets: row r's entries are ``offsets[r]:offsets[r + 1]``.
-        columns: of each entry, ascending within a row.
-        values: of each entry, positive.
-        n_columns: width of the matrix.
-    """
 
-    offsets: Int[np.ndarray, " n_rows_plus_1"]
-    columns: Int[np.ndarray, " n_entries"]
-    values: Float[np.ndarray, " n_entries"]
-    n_columns: int
+def entries(
+    matrix: csr_array, start: int, stop: int
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Row numbers, columns and values of all entries of some rows."""
+    first, last = matrix.indptr[start], matrix.indptr[stop]
+    numbers = np.repeat(np.arange(start, stop), np.diff(matrix.indptr[start : stop + 1]))
+    return numbers, np.asarray(matrix.indices[first:last]), np.asarray(matrix.data[first:last])
 
-    @property
-    def n_rows(self) -> int:
-        return len(self.offsets) - 1
 
-    @property
-    def n_entries(self) -> int:
-        return int(self.offsets[-1])
+def row(matrix: csr_array, index: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Columns and values of one row."""
+    return entries(matrix, index, index + 1)[1:]
 
-    def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Columns and values of one row."""
-        start, stop = self.offsets[index], self.offsets[index + 1]
-        return np.asarray(self.columns[start:stop]), np.asarray(self.values[start:stop])
 
-    def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Row numbers, columns and values of all entries of some rows."""
-        first, last = self.offsets[start], self.offsets[stop]
-        numbers = np.repeat(np.arange(start, stop), np.diff(self.offsets[start : stop + 1]))
-        return numbers, np.asarray(self.columns[first:last]), np.asarray(self.values[first:last])
+def count_columns(matrix: csr_array, rows: Int[np.ndarray, " n"], size: int = CHUNK) -> Int[np.ndarray, " n_columns"]:
+    """Entries of each column within any rows."""
+    n_columns = matrix.shape[1]
+    counts = np.zeros(n_columns, dtype=np.int64)
+    ends = np.cumsum(matrix.indptr[rows + 1] - matrix.indptr[rows], dtype=np.int64)
+    start = 0
+    while start < len(rows):
+        done = ends[start - 1] if start else 0
+        stop = max(int(np.searchsorted(ends, done + size, side="right")), start + 1)
+        counts += np.bincount(matrix[rows[start:stop]].indices, minlength=n_columns)
+        start = stop
+    return counts
 
-    def chunks(self, size: int = CHUNK) -> Iterator[tuple[int, int]]:
-        """Ranges of rows of about so many entries each; a longer row is a range of its own."""
-        start = 0
-        while start < self.n_rows:
-            stop = int(np.searchsorted(self.offsets, self.offsets[start] + size, side="right")) - 1
-            stop = min(max(stop, start + 1), self.n_rows)
-            yield start, stop
-            start = stop
 
-    def columns_of(self, rows: Int[np.ndarray, " n"], size: int = CHUNK) -> Iterator[np.ndarray]:
-        """Columns of the entries of any rows, in pieces."""
-        counts = self.offsets[rows + 1] - self.offsets[rows]
-        ends = np.cumsum(counts)
-        start = 0
-        while start < len(rows):
-            done = ends[start - 1] if start else 0
-            stop = max(int(np.searchsorted(ends, done + size, side="right")), start + 1)
-            own = counts[start:stop]
-            within = np.arange(own.sum()) - np.repeat(np.cumsum(own) - own, own)
-            yield self.columns[np.repeat(self.offsets[rows[start:stop]], own) + within]
-            start = stop
-
-    def transposed(self, folder: Path) -> SparseRows:
-        """The same entries by column, written to a folder."""
-        counts = np.zeros(self.n_columns, dtype=np.int64)
-        for start, stop in self.chunks():
-            counts += np.bincount(self.rows(start, stop)[1], minlength=self.n_columns)
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        columns, values = _mapped(folder, len(self.columns))
-        filled = offsets[:-1].copy()
-        for start, stop in self.chunks():
-            numbers, features, found = self.rows(start, stop)
-            order = np.argsort(features, kind="stable")
-            sorted_features = features[order]
-            own = np.bincount(sorted_features, minlength=self.n_columns)
-            within = np.arange(len(order)) - np.repeat(np.cumsum(own) - own, own)
-            places = filled[sorted_features] + within
-            columns[places], values[places] = numbers[order], found[order]
-            filled += own
-        return SparseRows(offsets, columns, values, self.n_rows)
+def transposed(matrix: csr_array, folder: Path) -> csr_array:
+    """The same entries by column, written to a folder piece by piece."""
+    n_columns = matrix.shape[1]
+    counts = np.zeros(n_columns, dtype=np.int64)
+    for start, stop in chunks(matrix):
+        counts += np.bincount(entries(matrix, start, stop)[1], minlength=n_columns)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    columns, values = _mapped(folder, matrix.nnz)
+    filled = offsets[:-1].copy()
+    for start, stop in chunks(matrix):
+        numbers, own_columns, found = entries(matrix, start, stop)
+        order = np.argsort(own_columns, kind="stable")
+        in_order = own_columns[order]
+        own = np.bincount(in_order, minlength=n_columns)
+        within = np.arange(len(order)) - np.repeat(np.cumsum(own) - own, own)
+        places = filled[in_order] + within
+        columns[places], values[places] = numbers[order], found[order]
+        filled += own
+    return _matrix(offsets, columns, values, matrix.shape[0])
 
 
 class SparseWriter:
-    """Writes the rows of a :class:`SparseRows` to a folder, in order."""
+    """Writes the rows of a matrix to a folder, in order.
+
+    Args:
+        folder: for the matrix.
+        n_columns: of the matrix.
+    """
 
     def __init__(self, folder: Path, n_columns: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,17 +100,23 @@ class SparseWriter:
         self._values.close()
 
     def append(self, counts: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
-        """Add rows: entries a row, then columns and values of all of them."""
+        """Add rows: the number of entries of each, then columns and values of all of them."""
         self._counts.append(counts.astype(np.int64))
         self._columns.write(np.ascontiguousarray(columns, dtype=np.int32).tobytes())
         self._values.write(np.ascontiguousarray(values, dtype=np.float32).tobytes())
 
-    def finish(self) -> SparseRows:
+    def finish(self) -> csr_array:
         """Close the files and map them."""
         self.__exit__(None, None, None)
         offsets = np.concatenate([[0], np.cumsum(np.concatenate([np.zeros(0, np.int64), *self._counts]))])
         columns, values = _mapped(self._folder, int(offsets[-1]), mode="r")
-        return SparseRows(offsets, columns, values, self._n_columns)
+        return _matrix(offsets, columns, values, self._n_columns)
+
+
+def _matrix(offsets: np.ndarray, columns: np.ndarray, values: np.ndarray, n_columns: int) -> csr_array:
+    # Plain views: scipy would take a memory map's file for the array's memory.
+    parts: Any = (np.asarray(values), np.asarray(columns), offsets)
+    return csr_array(parts, shape=(len(offsets) - 1, n_columns))
 
 
 def _mapped(folder: Path, n_entries: int, mode: str = "w+") -> tuple[np.ndarray, np.ndarray]:

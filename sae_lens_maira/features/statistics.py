@@ -1,6 +1,6 @@
-"""Numbers of every feature, streamed: counts, histograms, the strongest places, and what goes with what.
+"""Per-feature statistics, computed in one or two passes: counts, histograms, strongest tokens, and co-activation.
 
-Every number is taken over the tokens of the recorded studies, without padding. Memory is that of the results: best
+All of them are taken over the tokens of the recorded studies, without padding. Memory is that of the results: best
 scores and indices, never a matrix of features by tokens.
 """
 
@@ -12,14 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from sae_lens_maira.data.study import TokenKind
-from sae_lens_maira.features.sparse import SparseRows
+from sae_lens_maira.features.sparse import chunks, count_columns, entries, row
 
 N_BINS = 40
 _CHUNK = 256
-"""Features that are compared with all others at a time."""
+"""Features that are compared with all others in one product."""
 _BUFFER = 1 << 21
 """Candidates that are gathered before the best are picked."""
 
@@ -29,7 +30,7 @@ class BestOfEach:
 
     Args:
         n_features: how many features there are.
-        k: items to keep of each.
+        k: items to keep per feature.
     """
 
     def __init__(self, n_features: int, k: int) -> None:
@@ -88,22 +89,22 @@ class FeatureCounts:
     histogram: Int[np.ndarray, "n_features n_bins"]
 
 
-def count_firings(firings: SparseRows, kinds: Int[np.ndarray, " n_tokens"], n_bins: int = N_BINS) -> FeatureCounts:
+def count_firings(firings: csr_array, kinds: Int[np.ndarray, " n_tokens"], n_bins: int = N_BINS) -> FeatureCounts:
     """Counts, in two passes: the bins of a histogram follow from the strongest activation."""
-    n_features, n_kinds = firings.n_columns, len(TokenKind)
+    n_features, n_kinds = firings.shape[1], len(TokenKind)
     n_firing = np.zeros(n_features, dtype=np.int64)
     total = np.zeros(n_features)
     largest = np.zeros(n_features, dtype=np.float32)
     by_kind = np.zeros(n_features * n_kinds, dtype=np.int64)
-    for start, stop in firings.chunks():
-        tokens, features, values = firings.rows(start, stop)
+    for start, stop in chunks(firings):
+        tokens, features, values = entries(firings, start, stop)
         n_firing += np.bincount(features, minlength=n_features)
         total += np.bincount(features, weights=values, minlength=n_features)
         np.maximum.at(largest, features, values)
         by_kind += np.bincount(features * np.int64(n_kinds) + kinds[tokens], minlength=n_features * n_kinds)
     histogram = np.zeros(n_features * n_bins, dtype=np.int64)
-    for start, stop in firings.chunks():
-        _, features, values = firings.rows(start, stop)
+    for start, stop in chunks(firings):
+        _, features, values = entries(firings, start, stop)
         bins = np.minimum((values / largest[features] * n_bins).astype(np.int64), n_bins - 1)
         histogram += np.bincount(features * np.int64(n_bins) + bins, minlength=n_features * n_bins)
     return FeatureCounts(
@@ -115,17 +116,17 @@ def count_firings(firings: SparseRows, kinds: Int[np.ndarray, " n_tokens"], n_bi
     )
 
 
-def strongest(rows: SparseRows, k: int, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def strongest(rows: csr_array, k: int, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The k rows in which each feature is strongest, and how strong it is there.
 
     Args:
         rows: tokens or studies by features.
-        k: rows of each feature.
-        keep: mask of the rows that may be given.
+        k: rows per feature.
+        keep: mask of the rows that may be among them.
     """
-    best = BestOfEach(rows.n_columns, k)
-    for start, stop in rows.chunks():
-        numbers, features, values = rows.rows(start, stop)
+    best = BestOfEach(rows.shape[1], k)
+    for start, stop in chunks(rows):
+        numbers, features, values = entries(rows, start, stop)
         mask = keep[numbers]
         best.add(features[mask], numbers[mask], values[mask])
     return best.finish()
@@ -145,8 +146,8 @@ class Partners:
 
 
 def partners(
-    firings: SparseRows,
-    by_feature: SparseRows,
+    firings: csr_array,
+    by_feature: csr_array,
     groups: Int[np.ndarray, " n_features"],
     *,
     k: int = 12,
@@ -163,21 +164,19 @@ def partners(
         k: partners of each kind.
         min_share: a finer feature is inside where at least this share of its tokens has the coarse one too.
         min_tokens: fewer tokens say nothing.
-        min_lift: that share must be so many times the coarse feature's own density; a feature that fires everywhere
-            holds nothing in particular.
+        min_lift: that share must be at least this many times the coarse feature's own density; a feature that fires
+            everywhere holds nothing in particular.
     """
-    n_firing = np.diff(by_feature.offsets)
-    for feature in range(firings.n_columns):
-        tokens = by_feature.row(feature)[0]
-        shared = np.zeros(firings.n_columns, dtype=np.int64)
-        for columns in firings.columns_of(tokens.astype(np.int64)):
-            shared += np.bincount(columns, minlength=firings.n_columns)
+    n_firing = np.diff(by_feature.indptr)
+    for feature in range(firings.shape[1]):
+        tokens = row(by_feature, feature)[0]
+        shared = count_columns(firings, tokens)
         shared[feature] = 0
         others = np.flatnonzero(shared)
         jaccard = shared[others] / (n_firing[others] + len(tokens) - shared[others])
         best = np.lexsort((others, -jaccard))[:k]
         share = shared[others] / np.maximum(n_firing[others], 1)
-        density = len(tokens) / max(firings.n_rows, 1)
+        density = len(tokens) / max(firings.shape[0], 1)
         is_inside = (
             (groups[others] > groups[feature])
             & (n_firing[others] >= min_tokens)
@@ -193,7 +192,7 @@ def partners(
 
 
 @torch.no_grad()
-def decoder_neighbours(decoder: Float[Tensor, "n_features d_in"], k: int) -> tuple[np.ndarray, np.ndarray]:
+def decoder_neighbors(decoder: Float[Tensor, "n_features d_in"], k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k other features with the most similar decoder rows, and the cosines, (n_features, k) each."""
     unit = torch.nn.functional.normalize(decoder.float(), dim=-1)
     k = min(k, len(unit) - 1)

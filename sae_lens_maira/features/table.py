@@ -1,4 +1,4 @@
-"""All that the gallery says of each feature, computed from a recording."""
+"""Statistics of all features, computed from a recording."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_array
 from tqdm.auto import tqdm
 
 from sae_lens_maira.data.study import Label, TokenKind
 from sae_lens_maira.features.firings import encode, folded_copy, study_maxima
 from sae_lens_maira.features.labels import LabelFit, fit_labels
-from sae_lens_maira.features.sparse import SparseRows
+from sae_lens_maira.features.sparse import transposed
 from sae_lens_maira.features.statistics import (
     FeatureCounts,
     LogitEffects,
     Partners,
     count_firings,
-    decoder_neighbours,
+    decoder_neighbors,
     logit_effects,
     partners,
     strongest,
@@ -35,7 +36,7 @@ _TOKEN_SAMPLE = 32
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Numbers of all features.
+    """Statistics of all features.
 
     Args:
         groups: Matryoshka group of each feature, from 0, coarsest first.
@@ -45,21 +46,23 @@ class FeatureTable:
         example_maxima: its strongest activation there.
         cosine: features with similar decoder rows, (n_features, k), and the cosines.
         effects: on the logits.
-        partners: what fires together with it.
-        labels: that it goes with.
+        partners: features that fire together with each.
+        labels: those that best match each feature.
         firings: tokens by features.
+        by_feature: the same, features by tokens.
     """
 
     groups: Int[np.ndarray, " n_features"]
     counts: FeatureCounts
     top_tokens: list[list[int]]
     examples: Int[np.ndarray, "n_features k"]
-    example_maxima: np.ndarray
+    example_maxima: Float[np.ndarray, "n_features k"]
     cosine: tuple[np.ndarray, np.ndarray]
     effects: LogitEffects
     partners: list[Partners]
     labels: list[list[LabelFit]]
-    firings: SparseRows
+    firings: csr_array
+    by_feature: csr_array
 
     @property
     def n_features(self) -> int:
@@ -86,37 +89,37 @@ def compute_table(
     folder: Path,
     *,
     n_examples: int = 8,
-    n_neighbours: int = 12,
+    n_neighbors: int = 12,
     n_logits: int = 10,
     show_progress: bool = True,
 ) -> FeatureTable:
     """Compute everything, streaming through files in a folder.
 
     Args:
-        subject: what is shown.
+        subject: the SAE, its model, and a recording.
         labels: of each recorded study.
         shown: the recorded studies whose text may be shown.
         folder: for intermediate files.
-        n_examples: studies a feature.
-        n_neighbours: features a feature.
-        n_logits: promoted and suppressed tokens a feature.
+        n_examples: studies per feature.
+        n_neighbors: similar features per feature.
+        n_logits: promoted and suppressed tokens per feature.
         show_progress: whether to show progress bars.
     """
     recording, folded = subject.recording, folded_copy(subject.sae)
     firings = encode(folded, recording, folder / "firings", show_progress=show_progress)
-    by_feature = firings.transposed(folder / "by_feature")
+    by_feature = transposed(firings, folder / "by_feature")
     maxima = study_maxima(firings, recording, folder / "maxima")
     examples, example_maxima = strongest(maxima, n_examples, shown)
     tokens, _ = strongest(firings, _TOKEN_SAMPLE, shown[recording.study_of_token])
-    groups = np.searchsorted(group_widths(subject.sae), np.arange(firings.n_columns), side="right")
+    groups = np.searchsorted(group_widths(subject.sae), np.arange(firings.shape[1]), side="right")
     # Every study's first token has an id of its own, and stands for the frontal image.
     vocabulary = subject.model.row_vocabulary
     frontal = vocabulary.image_token(TokenKind.FRONTAL_IMAGE)
     token_ids = np.where(recording.token_ids >= vocabulary.study_token(0), frontal, recording.token_ids)
     found_partners = tqdm(
-        partners(firings, by_feature, groups, k=n_neighbours),
+        partners(firings, by_feature, groups, k=n_neighbors),
         desc="partners",
-        total=firings.n_columns,
+        total=firings.shape[1],
         disable=not show_progress,
     )
     return FeatureTable(
@@ -125,11 +128,12 @@ def compute_table(
         top_tokens=[_most_frequent(token_ids[own[own >= 0]]) for own in tokens],
         examples=examples,
         example_maxima=example_maxima,
-        cosine=decoder_neighbours(folded.W_dec.detach(), n_neighbours),
+        cosine=decoder_neighbors(folded.W_dec.detach(), n_neighbors),
         effects=logit_effects(folded.W_dec.detach().float().cpu(), subject.unembedding, n_logits),
         partners=list(found_partners),
-        labels=fit_labels(maxima.transposed(folder / "maxima_by_feature"), labels),
+        labels=fit_labels(transposed(maxima, folder / "maxima_by_feature"), labels),
         firings=firings,
+        by_feature=by_feature,
     )
 
 

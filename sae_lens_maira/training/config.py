@@ -23,7 +23,7 @@ class ActivationsConfig:
 
     Args:
         cache: a folder written by ``sae-lens-maira cache``; None runs the model while the SAE trains.
-        kinds: train on these kinds of the cache's tokens only, such as ``[findings]``; None for all.
+        kinds: train on these kinds of tokens only, such as ``[findings]``; None for all.
         run_length: tokens that are read in one piece and stay in one window of the shuffle; None decides by the size
             of the cache (see ``activations/order.py``).
     """
@@ -48,6 +48,8 @@ class TrainConfig:
         context_size: tokens of a row; `describe` says how many would fit all.
         sae: ``architecture`` and that architecture's own settings, with ``expansion_factor`` in place of ``d_sae`` if
             you like; ``d_in`` is the model's.
+        saes: SAEs to train in one run on the same tokens, by name: for each its ``hook_name`` and settings of ``sae``,
+            where they differ from those above. An entry with its own ``architecture`` takes nothing from ``sae``.
         model: a checkpoint folder, a Hub id, or ``phantom``.
         revision: of a Hub id.
         model_dtype: of the model's weights.
@@ -56,7 +58,8 @@ class TrainConfig:
         source: where studies come from.
         policy: which tokens are kept.
         activations: a cache to read in place of running the model.
-        max_norm_multiple: leave out activations whose norm is more than so many times the median (attention sinks).
+        max_norm_multiple: leave out activations whose norm is more than this many medians (attention sinks); the median
+            is that of the first 64 studies' tokens that are trained on.
         shuffle_seed: order of the rows.
         n_eval_batches: batches of held-out rows in the evaluation after training.
         runner: settings of SAE-Lens's ``LanguageModelSAERunnerConfig``, by their own names.
@@ -66,6 +69,7 @@ class TrainConfig:
     hook_name: str
     context_size: int
     sae: dict[str, Any]
+    saes: dict[str, dict[str, Any]] = field(default_factory=dict)
     model: str = "phantom"
     revision: str | None = None
     model_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -104,7 +108,7 @@ class TrainConfig:
         if missing:
             raise ConfigError(f"The configuration lacks {', '.join(missing)}.")
         known = dict(values)
-        for name in ("source", "policy", "activations", "sae", "runner", "logger"):
+        for name in ("source", "policy", "activations", "sae", "saes", "runner", "logger"):
             if not isinstance(known.get(name, {}), Mapping):
                 raise ConfigError(f"'{name}' must be a group of settings, not '{known[name]}'.")
         if "source" in known:

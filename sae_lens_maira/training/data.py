@@ -1,17 +1,25 @@
-"""Training data from a cache of activations in place of the model."""
+"""What a run trains on: rows for the live model or a cache of activations, with one rule of which tokens take part."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_lens.util import str_to_dtype
 
+from sae_lens_maira.activations.block import Block
 from sae_lens_maira.activations.header import check_cache_fits
+from sae_lens_maira.activations.inputs import studies_of
+from sae_lens_maira.activations.live import LiveActivations
 from sae_lens_maira.activations.manifest import read_skipped
-from sae_lens_maira.activations.provider import CachedActivations, TokenSelection
+from sae_lens_maira.activations.norms import measure_norms
+from sae_lens_maira.activations.provider import CachedActivations, CachedMultiHookActivations
 from sae_lens_maira.activations.read import ActivationCache
+from sae_lens_maira.activations.selection import TokenSelection, measured_studies, with_norm_limits
+from sae_lens_maira.activations.stream import until_study
 from sae_lens_maira.data.study import TokenKind
 from sae_lens_maira.errors import CacheError, CacheMismatch
 
@@ -24,41 +32,106 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def open_cached(config: TrainConfig, model: HookedMaira2, runner: Any) -> tuple[CachedActivations, Dataset]:
-    """The data provider of a run, and the rows of the studies that are held out of it.
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run trains on and is scored on.
 
     Args:
-        config: names the cache.
-        model: with the run's studies and policy, which the cache must have been made with.
+        rows: for SAE-Lens's store: the rows to train on; with a cache the held-out ones, which SAE-Lens's own
+            evaluations during training read.
+        held_out: rows of the studies that are held out of training.
+        selection: which tokens take part.
+        kinds: column ``kinds`` of all studies' rows, by study; None with a cache.
+        provider: cached activations in place of the model's.
+    """
+
+    rows: Dataset
+    held_out: Dataset
+    selection: TokenSelection
+    kinds: Dataset | None = None
+    provider: CachedActivations | CachedMultiHookActivations | None = None
+
+
+def training_data(
+    config: TrainConfig, model: HookedMaira2, hook_names: str | Sequence[str], runner: Any
+) -> TrainingData:
+    """The data of a run, from the live model or from the cache that the configuration names.
+
+    Args:
+        config: of the run.
+        model: with the run's studies and policy.
+        hook_names: where SAEs read: one name for a run of one SAE, a sequence for a run of several.
         runner: SAE-Lens's configuration of the run.
 
     Raises:
         CacheMismatch: the cache was made with something else.
         CacheError: it is damaged, or has no such hook point.
     """
+    selection = token_selection(config, len(studies_of(model)))
+    if config.activations.cache is None:
+        return _live_data(config, model, hook_names, selection)
+    return _cached_data(config, model, hook_names, selection, runner)
+
+
+def token_selection(config: TrainConfig, n_studies: int) -> TokenSelection:
+    """The tokens that a configuration trains on, whatever their norms.
+
+    Args:
+        config: of the run.
+        n_studies: studies of the source, of which the last ones are held out.
+    """
+    kinds = config.activations.kinds
+    return TokenSelection(
+        kinds=None if kinds is None else tuple(TokenKind[name.upper()] for name in kinds),
+        n_studies=n_studies - min(config.source.n_held_out, n_studies // 2),
+        context_size=config.context_size,
+        study_token=config.policy.image_tokens != "none",
+    )
+
+
+def _live_data(
+    config: TrainConfig, model: HookedMaira2, hook_names: str | Sequence[str], selection: TokenSelection
+) -> TrainingData:
+    rows = model.rows(config.context_size)
+    logger.info("Rows: %s", rows.describe())
+    assert selection.n_studies is not None
+    tokens = rows.dataset.select_columns(["tokens"])
+    stream = LiveActivations(
+        model,
+        _names(hook_names),
+        indices=range(measured_studies(selection).n_studies or 0),
+        context_size=config.context_size,
+    )
+    return TrainingData(
+        rows=tokens.select(range(selection.n_studies)).shuffle(seed=config.shuffle_seed),
+        held_out=tokens.select(range(selection.n_studies, len(tokens))),
+        selection=_limit_norms(config, selection, stream, hook_names),
+        kinds=rows.dataset.select_columns(["kinds"]),
+    )
+
+
+def _cached_data(
+    config: TrainConfig,
+    model: HookedMaira2,
+    hook_names: str | Sequence[str],
+    selection: TokenSelection,
+    runner: Any,
+) -> TrainingData:
     assert config.activations.cache is not None
     cache = ActivationCache.open(Path(config.activations.cache))
     check_cache_fits(cache.path, cache.identity, model)
     cut_at = cache.identity["context_size"]
     if cut_at is not None and cut_at < config.context_size:
         raise CacheMismatch(
-            f"The cache '{cache.path}' holds {cut_at} tokens a study at the most, but context_size is "
+            f"The cache '{cache.path}' holds {cut_at} tokens per study at most, but context_size is "
             f"{config.context_size}."
         )
-    n_studies = len(model.studies)
-    n_held_out = min(config.source.n_held_out, n_studies // 2)
-    kinds = config.activations.kinds
-    provider = CachedActivations(
+    selection = _limit_norms(config, selection, cache.blocks(*_names(hook_names)), hook_names)
+    provider = (CachedActivations if isinstance(hook_names, str) else CachedMultiHookActivations)(
         cache,
-        config.hook_name,
+        hook_names,
         batch_size=runner.train_batch_size_tokens,
-        selection=TokenSelection(
-            kinds=None if kinds is None else tuple(TokenKind[name.upper()] for name in kinds),
-            n_studies=n_studies - n_held_out,
-            context_size=config.context_size,
-            study_token=config.policy.image_tokens != "none",
-            max_norm_multiple=config.max_norm_multiple,
-        ),
+        selection=selection,
         seed=config.shuffle_seed,
         dtype=str_to_dtype(runner.dtype),
         device=runner.act_store_device or "cpu",
@@ -70,16 +143,34 @@ def open_cached(config: TrainConfig, model: HookedMaira2, runner: Any) -> tuple[
         cache.n_tokens,
         provider.n_tokens // provider.batch_size,
     )
-    return provider, _held_out_rows(cache, model, n_held_out, config.context_size)
+    held_out = _held_out_rows(cache, model, selection.n_studies or 0, config.context_size)
+    return TrainingData(rows=held_out, held_out=held_out, selection=selection, provider=provider)
 
 
-def _held_out_rows(cache: ActivationCache, model: HookedMaira2, n_held_out: int, context_size: int) -> Dataset:
+def _limit_norms(
+    config: TrainConfig, selection: TokenSelection, stream: Iterable[Block], hook_names: str | Sequence[str]
+) -> TokenSelection:
+    """Report the first studies' norms, and limit norms if the configuration says so."""
+    few = measured_studies(selection)
+    blocks = list(until_study(stream, few.n_studies or 0))
+    for norms in measure_norms(blocks, selection=few).values():
+        logger.info("Norms at %s", norms.describe())
+    if config.max_norm_multiple is None:
+        return selection
+    return with_norm_limits(selection, blocks, _names(hook_names), config.max_norm_multiple)
+
+
+def _names(hook_names: str | Sequence[str]) -> Sequence[str]:
+    return [hook_names] if isinstance(hook_names, str) else hook_names
+
+
+def _held_out_rows(cache: ActivationCache, model: HookedMaira2, n_training: int, context_size: int) -> Dataset:
     from datasets import Dataset
 
-    n_studies = len(model.studies)
-    first_unit = (n_studies - n_held_out) // cache.identity["unit_size"]
+    n_studies = len(studies_of(model))
+    first_unit = n_training // cache.identity["unit_size"]
     skipped = {study.index for study in read_skipped(cache.path, range(first_unit, cache.n_units))}
-    indices = [index for index in range(n_studies - n_held_out, n_studies) if index not in skipped]
+    indices = [index for index in range(n_training, n_studies) if index not in skipped]
     if not indices:
         raise CacheError(
             f"The cache '{cache.path}' has none of the studies that are held out; raise source.n_held_out."

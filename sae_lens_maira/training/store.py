@@ -1,9 +1,10 @@
-"""Stopping and going on: the pieces that SAE-Lens's runner lacks to resume to the same weights.
+"""Stopping and going on: the pieces that SAE-Lens's runners lack to resume to the same weights.
 
-1. SAE-Lens's `ActivationsStore` remembers how many rows it has read, not what is still in its buffer or the state of
-   its shuffling; a resumed run therefore trains on other batches. :class:`ResumableActivationsStore` saves both.
-2. On Ctrl-C the runner raises wherever it is, possibly half way through an optimiser step, and saves the position in
-   the data but not the weights. :class:`ResumableRunner` stops between two steps and saves a whole checkpoint.
+1. SAE-Lens's ``ActivationsStore`` remembers how many rows it has read, not what is still in its buffer or the state of
+   its shuffling; a resumed run therefore trains on other batches. :class:`ResumableActivationsStore` saves all three.
+2. On Ctrl-C SAE-Lens's runners raise wherever they are, possibly half way through an optimizer step. The runners of
+   this package stop between two steps and save a whole checkpoint.
+3. SAE-Lens saves periodic checkpoints before it counts the step, and starts its list of them from the beginning.
 """
 
 from __future__ import annotations
@@ -12,66 +13,137 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sae_lens import LanguageModelSAETrainingRunner
 from sae_lens.constants import RUNNER_CFG_FILENAME
 from sae_lens.training.activations_store import ActivationsStore
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sae_lens_maira.activations.block import Block
+from sae_lens_maira.activations.provider import CachedActivations, CachedMultiHookActivations
+from sae_lens_maira.data.study import TokenKind
 from sae_lens_maira.errors import Interrupted
 from sae_lens_maira.interruption import StopRequest, noticed_interruptions
 
 if TYPE_CHECKING:
-    from sae_lens_maira.activations.provider import CachedActivations
+    from sae_lens_maira.hooked import HookedMaira2
+    from sae_lens_maira.training.data import TrainingData
 
 logger = logging.getLogger(__name__)
+
+_ANSWER = "Stopping after this step; press Ctrl-C again to stop at once without saving."
+_Batch = TypeVar("_Batch")
 
 
 class ResumableActivationsStore(ActivationsStore):
     """SAE-Lens's store with a buffer that is saved in checkpoints, so that a resumed run sees the same batches.
 
-    The buffer takes ``n_batches_in_buffer * context_size * d_in * 4`` bytes of each checkpoint at the most, plus one
-    batch of rows.
+    The buffer takes at most ``n_batches_in_buffer * context_size * d_in * 4`` bytes of each checkpoint (``d_in`` summed
+    over hook points), plus one batch of rows.
+
+    Args:
+        store: SAE-Lens's own, whose settings are taken over, and which has not been read from yet.
+        data: what the run trains on.
+        seed: of the shuffling.
+
+    Attributes:
+        stop_request: once it is made, no further batch is given.
     """
 
-    stop_request: StopRequest = StopRequest()
-    norm_limit: float | None = None
-    """Leave out activations with a larger norm."""
-    provider: CachedActivations | None = None
-    """Serve these in place of the model's."""
-
-    def seed(self, seed: int) -> None:
-        """Start the shuffling's own random numbers."""
+    def __init__(self, store: ActivationsStore, data: TrainingData, seed: int) -> None:
+        self.__dict__.update(store.__dict__)
+        # The one that was taken over would count rows in the other store.
+        self.iterable_sequences = self._iterate_tokenized_sequences()
+        self.stop_request = StopRequest()
+        self.provider = data.provider
+        self._selection = data.selection
+        self._kinds: Any = None if data.kinds is None else data.kinds.with_format("torch")
+        self._n_rows = 0
         self._generator = torch.Generator().manual_seed(seed)
         self._mixing: Tensor | None = None
         self._serving: Tensor | None = None
 
+    def get_batch_tokens(
+        self, batch_size: int | None = None, raise_at_epoch_end: bool = False, move_to_model_device: bool = True
+    ) -> Int[Tensor, "batch context"]:
+        """The next rows; a batch that reaches the end of an epoch goes on with the next, and ``raise_at_epoch_end`` is
+        ignored: SAE-Lens would drop the last rows of each epoch if they fill no batch, the same ones every time.
+        """
+        self._n_rows += batch_size or self.store_batch_size_prompts
+        return super().get_batch_tokens(batch_size, False, move_to_model_device)
+
+    @torch.no_grad()
+    def selected_block(self) -> Block:
+        """The selected tokens of the next batch of rows, with the activations at all hook points."""
+        rows = self.get_batch_tokens()
+        found = (
+            {self.hook_name: self.get_activations(rows)}
+            if self._hook_names is None
+            else self.get_multi_hook_activations(rows)
+        )
+        model: HookedMaira2 = self.model  # pyright: ignore[reportAssignmentType]
+        studies = rows[:, 0].cpu() - model.row_vocabulary.study_token(0)
+        window = slice(*self.seqpos_slice)
+        kinds = self._kinds[studies.tolist()]["kinds"][:, : self.context_size][:, window].to(torch.uint8)
+        position = torch.arange(self.context_size)[window].expand_as(kinds)
+        is_token = kinds != TokenKind.PAD
+        activations = {name: values.to(self.device)[is_token.to(self.device)] for name, values in found.items()}
+        block = Block(
+            activations=activations,
+            norms={name: values.float().norm(dim=-1).cpu() for name, values in activations.items()},
+            token_ids=rows[:, window].cpu()[is_token],
+            study_index=studies[:, None].expand_as(kinds)[is_token],
+            position=position[is_token],
+            kind=kinds[is_token],
+        )
+        return block.keep(self._selection.of(block))
+
     def get_filtered_llm_batch(self, raise_on_epoch_end: bool = False) -> Float[Tensor, "n_tokens d_in"]:
-        activations = super().get_filtered_llm_batch(raise_on_epoch_end)
-        if self.norm_limit is None:
-            return activations
-        return activations[activations.norm(dim=-1) <= self.norm_limit]
+        """The selected activations of the next batch of rows; those of several hook points side by side."""
+        return torch.cat(list(self.selected_block().activations.values()), dim=1)
 
     def get_data_loader(self) -> Iterator[Tensor]:
-        """Batches for training, mixed as SAE-Lens's ``mixing_buffer`` does.
+        """Batches for training at one hook point."""
+        provider = self.provider
+        assert provider is None or isinstance(provider, CachedActivations)
+        return self._until_stopped(self._mixed() if provider is None else provider)
+
+    def get_multi_hook_data_loader(self) -> Iterator[dict[str, Tensor]]:
+        """Batches for training at several hook points."""
+        provider = self.provider
+        assert provider is None or isinstance(provider, CachedMultiHookActivations)
+        return self._until_stopped(self._split() if provider is None else provider)
+
+    def _until_stopped(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
+        while True:
+            if self.stop_request.made:
+                raise Interrupted("interrupted; train goes on with --resume")
+            yield next(batches)
+
+    def _split(self) -> Iterator[dict[str, Tensor]]:
+        assert self._hook_names is not None
+        assert self._hook_d_ins is not None
+        widths = [self._hook_d_ins[name] for name in self._hook_names]
+        for batch in self._mixed():
+            yield dict(zip(self._hook_names, batch.split(widths, dim=1), strict=True))
+
+    def _mixed(self) -> Iterator[Tensor]:
+        """Batches mixed as SAE-Lens's ``mixing_buffer`` does.
 
         Fill the buffer, permute it, keep a share of it, serve the rest.
         """
-        if self.provider is not None:
-            yield from self.provider
         n_kept = int(self._buffer_size() * self.activations_mixing_fraction)
-        loader = self._iterate_filtered_activations()
         while True:
             while self._serving is not None and len(self._serving) >= self.train_batch_size_tokens:
                 batch, self._serving = self._serving.split(
                     [self.train_batch_size_tokens, len(self._serving) - self.train_batch_size_tokens]
                 )
                 yield batch
-            fresh = next(loader)
+            fresh = self.get_filtered_llm_batch()
             self._mixing = fresh if self._mixing is None else torch.cat([self._mixing, fresh])
             if len(self._mixing) < self._buffer_size():
                 continue
@@ -82,17 +154,12 @@ class ResumableActivationsStore(ActivationsStore):
             n_served = n_batches * self.train_batch_size_tokens
             self._serving, self._mixing = self._mixing[:n_served], self._mixing[n_served:]
 
-    def __next__(self) -> Float[Tensor, "n_tokens d_in"]:
-        if self.stop_request.made:
-            raise Interrupted("interrupted; train goes on with --resume")
-        return super().__next__()
-
     def state_dict(self) -> dict[str, Tensor]:
         if self.provider is not None:
             return self.provider.state_dict()
         buffers = {"mixing": self._mixing, "serving": self._serving}
         return {
-            **super().state_dict(),
+            "n_rows": torch.tensor(self._n_rows),
             "generator_state": self._generator.get_state(),
             **{name: value.contiguous() for name, value in buffers.items() if value is not None},
         }
@@ -102,7 +169,10 @@ class ResumableActivationsStore(ActivationsStore):
         if self.provider is not None:
             self.provider.load_state_dict(state)
             return
-        super().load(file_path)
+        assert self.dataset is not None
+        self._n_rows = int(state["n_rows"])
+        for _ in range(self._n_rows % len(self.dataset)):
+            next(self.iterable_sequences)
         self._generator.set_state(state["generator_state"])
         self._mixing, self._serving = (
             state[name].to(self.device) if name in state else None for name in ("mixing", "serving")
@@ -116,52 +186,52 @@ class ResumableRunner(LanguageModelSAETrainingRunner):
     """SAE-Lens's runner with a :class:`ResumableActivationsStore` and interruptions between steps.
 
     Args:
-        cfg, override_dataset, override_model: as for SAE-Lens's.
-        norm_limit: leave out activations with a larger norm.
-        provider: cached activations to train on; the model and dataset then only serve SAE-Lens's evaluations.
+        cfg: SAE-Lens's configuration.
+        model: that activations come from; with a cache it only serves SAE-Lens's evaluations.
+        data: what the run trains on.
     """
 
-    def __init__(
-        self,
-        cfg: Any,
-        override_dataset: Any,
-        override_model: Any,
-        norm_limit: float | None = None,
-        provider: CachedActivations | None = None,
-    ) -> None:
-        torch.manual_seed(cfg.seed)  # SAE-Lens initialises the SAE from wherever the random numbers are
-        super().__init__(cfg, override_dataset=override_dataset, override_model=override_model)
-        store = ResumableActivationsStore.from_config(self.model, cfg, override_dataset=override_dataset)
-        assert isinstance(store, ResumableActivationsStore)
-        store.norm_limit = norm_limit
-        store.provider = provider
-        store.seed(cfg.seed)
-        self.activations_store = store
-        self.evaluator.activations_store = store
+    def __init__(self, cfg: Any, model: HookedMaira2, data: TrainingData) -> None:
+        torch.manual_seed(cfg.seed)  # SAE-Lens initializes the SAE from wherever the random numbers are
+        super().__init__(cfg, override_dataset=data.rows, override_model=model)
+        self.store = ResumableActivationsStore(self.activations_store, data, cfg.seed)
+        self.activations_store = self.store
+        self.evaluator.activations_store = self.store
 
     def run_trainer_with_interruption_handling(self, trainer: Any) -> Any:
-        # SAE-Lens saves periodic checkpoints before it counts the step, and starts its list of them anew.
-        trainer.n_training_steps = trainer.n_training_samples // self.cfg.train_batch_size_tokens
-        trainer.checkpoint_thresholds = [
-            threshold for threshold in trainer.checkpoint_thresholds if threshold > trainer.n_training_samples
-        ]
-        store = self.activations_store
-        assert isinstance(store, ResumableActivationsStore)
+        set_counts_right(trainer, self.cfg.train_batch_size_tokens)
+        provider, scaler = self.store.provider, trainer.activation_scaler
         if (
-            store.provider is not None
+            isinstance(provider, CachedActivations)
             and self.sae.cfg.normalize_activations == "expected_average_only_in"
-            and trainer.activation_scaler.scaling_factor is None
+            and scaler.scaling_factor is None
         ):
             # SAE-Lens would use up batches for an estimate.
-            trainer.activation_scaler.scaling_factor = store.provider.scaling_factor
+            scaler.scaling_factor = provider.scaling_factor
+        return fit_or_save(trainer, self.store)
 
-        answer = "Stopping after this step; press Ctrl-C again to stop at once without saving."
-        with noticed_interruptions(answer) as store.stop_request:
-            try:
-                return trainer.fit()
-            except Interrupted:
-                trainer.save_checkpoint(checkpoint_name=str(trainer.n_training_samples))
-                raise
+
+def set_counts_right(trainer: Any, batch_size: int) -> None:
+    """Set the counts that SAE-Lens does not restore: steps that were taken, and checkpoints that were saved."""
+    trainer.n_training_steps = trainer.n_training_samples // batch_size
+    trainer.checkpoint_thresholds = [
+        threshold for threshold in trainer.checkpoint_thresholds if threshold > trainer.n_training_samples
+    ]
+
+
+def fit_or_save(trainer: Any, store: ResumableActivationsStore) -> Any:
+    """Train to the end; or to Ctrl-C, and save a whole checkpoint.
+
+    Raises:
+        Interrupted: Ctrl-C.
+    """
+    with noticed_interruptions(_ANSWER) as request:
+        store.stop_request = request
+        try:
+            return trainer.fit()
+        except Interrupted:
+            trainer.save_checkpoint(checkpoint_name=str(trainer.n_training_samples))
+            raise
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -171,7 +241,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """SAE-Lens writes the runner's configuration last."""
+    """Whether SAE-Lens wrote a checkpoint to its end: the runner's configuration comes last."""
     try:
         json.loads((checkpoint / RUNNER_CFG_FILENAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from sae_lens_maira.activations import ActivationCache
 from sae_lens_maira.activations.export import export_for_sae_lens
-from sae_lens_maira.activations.provider import CachedActivations, CachedMultiHookActivations, TokenSelection
+from sae_lens_maira.activations.provider import CachedActivations, CachedMultiHookActivations
+from sae_lens_maira.activations.selection import TokenSelection, with_norm_limits
 from sae_lens_maira.activations.write import write_cache
 from sae_lens_maira.data.study import TokenKind
 from sae_lens_maira.errors import CacheError, DataExhausted
@@ -27,7 +28,7 @@ def cache(cache_path) -> ActivationCache:
 @pytest.fixture(scope="module")
 def stored(cache) -> torch.Tensor:
     """All activations at the first hook point, in storage order."""
-    return torch.cat([block.activations for block in cache.blocks(HOOKS[0])])
+    return torch.cat([block.activations[HOOKS[0]] for block in cache.blocks(HOOKS[0])])
 
 
 def sorted_rows(values: torch.Tensor) -> np.ndarray:
@@ -77,14 +78,19 @@ def test_a_state_of_other_tokens_or_another_seed_is_refused(cache):
 
 def test_selections_take_what_they_say(cache):
     blocks = list(cache.blocks(HOOKS[0]))
-    kind, index, position, norms = (
-        torch.cat([getattr(block, name) for block in blocks]) for name in ("kind", "study_index", "position", "norms")
+    kind, index, position = (
+        torch.cat([getattr(block, name) for block in blocks]) for name in ("kind", "study_index", "position")
     )
+    norms = torch.cat([block.norms[HOOKS[0]] for block in blocks])
+    limited = with_norm_limits(TokenSelection(), cache, HOOKS[:1], 1.2)
     for selection, expected in (
         (TokenSelection(kinds=(TokenKind.FINDINGS,)), kind == TokenKind.FINDINGS),
         (TokenSelection(n_studies=7), index < 7),
         (TokenSelection(context_size=20, study_token=False), (position > 0) & (position < 20)),
-        (TokenSelection(max_norm_multiple=1.2), torch.from_numpy(norms.numpy() <= 1.2 * np.median(norms.numpy()))),
+        (
+            limited,
+            torch.from_numpy(norms.numpy() <= 1.2 * np.median(norms.numpy())),
+        ),
     ):
         provider = CachedActivations(cache, HOOKS[0], batch_size=int(expected.sum()), selection=selection)
         assert 0 < provider.n_tokens == int(expected.sum()) < len(kind)
@@ -114,7 +120,7 @@ def test_several_hook_points_give_the_same_tokens(cache):
 def test_batches_are_converted(cached_model, tmp_path, dtype):
     write_cache(cached_model, tmp_path, make_settings(dtype=dtype), show_progress=False)
     cache = ActivationCache.open(tmp_path)
-    stored = torch.cat([block.activations for block in cache.blocks(HOOKS[0])])
+    stored = torch.cat([block.activations[HOOKS[0]] for block in cache.blocks(HOOKS[0])])
     provider = CachedActivations(cache, HOOKS[0], batch_size=len(stored))
     batch = next(provider)
     assert batch.dtype == torch.float32

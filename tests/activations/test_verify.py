@@ -72,7 +72,7 @@ def test_missing_cut_and_foreign_files_are_one_sentence(copy, tmp_path):
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(CacheError, match=r"000001\.safetensors' is cut short"):
-        [block.norms.sum() for block in ActivationCache.open(copy).blocks(HOOKS[0])]
+        [block.norms[HOOKS[0]].sum() for block in ActivationCache.open(copy).blocks(HOOKS[0])]
     path.write_bytes(data[:100])
     with pytest.raises(CacheError, match="is missing or damaged"):
         list(ActivationCache.open(copy).blocks(HOOKS[0]))

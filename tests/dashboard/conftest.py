@@ -16,7 +16,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     model = make_model(studies)
     # A vocabulary may hold markup in one entry: here, the reports' most frequent token.
     rows = model.reader.rows(range(N_STUDIES), None)
-    ids, counts = np.unique(rows[rows > model.processor.tokenizer.pad_token_id].numpy(), return_counts=True)
+    ids, counts = np.unique(rows[rows > model.tokenizer.pad_token_id].numpy(), return_counts=True)
     model.tokenizer.vocab._texts[int(ids[counts.argmax()])] = ATTACK
     sae = make_sae(model)
     path = tmp_path_factory.mktemp("dashboards") / "gallery"

@@ -1,8 +1,10 @@
 """The gallery's numbers against the SAE and the model themselves; what is shown, and what is not."""
 
 import json
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 
 from sae_lens_maira.dashboard import DashboardSettings, make_dashboards
 from sae_lens_maira.dashboard.data_files import read
+from sae_lens_maira.data.study import VIEWS
 from sae_lens_maira.errors import DashboardError, SaeMismatch
 from sae_lens_maira.features.table import group_widths
 from tests.dashboard.small_gallery import (
@@ -157,11 +160,14 @@ def small(tmp_path, monkeypatch):
     return make_model(studies)
 
 
+MAX_BATCH_TOKENS = 1000  # cuts the seven studies into three batches
+
+
 @pytest.mark.parametrize(("d_sae", "pages", "n_pages"), [(24, "all", 24), (600, "30", 30)])
 def test_the_model_runs_once_a_batch_of_studies_whatever_the_number_of_features(small, tmp_path, d_sae, pages, n_pages):
     sae = make_sae(small, d_sae, [8, d_sae])
     before = {name: value.clone() for name, value in sae.state_dict().items()}
-    settings = DashboardSettings(pages=pages, batch_size=3)
+    settings = DashboardSettings(pages=pages, max_batch_tokens=MAX_BATCH_TOKENS)
     with count_calls(small.maira2.model, small.maira2.model.language_model.layers[0]) as calls:
         result = make_dashboards(sae, small, tmp_path / "gallery", settings, show_progress=False)
     assert calls == [3, 3]
@@ -321,6 +327,52 @@ def test_a_folder_with_something_else_is_not_replaced_and_a_gallery_is(small, tm
     (path / "stale").write_text("")
     make_dashboards(sae, small, path, settings, show_progress=False)
     assert not (path / "stale").exists()
+
+
+def test_a_gallery_survives_a_failure_to_put_the_new_one_in_its_place(small, tmp_path, monkeypatch):
+    path = tmp_path / "gallery"
+    sae, settings = make_sae(small), DashboardSettings(pages="none", n_studies=2)
+    make_dashboards(sae, small, path, settings, show_progress=False)
+    (path / "mine").write_text("kept")
+    rename = Path.rename
+
+    def fail(self, target):
+        if self.name == "gallery" and Path(target) == path and self.parent != path.parent:
+            raise OSError("No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="No space left"):
+        make_dashboards(sae, small, path, settings, show_progress=False)
+    assert (path / "mine").read_text() == "kept"
+    assert (path / "data" / "index.js").is_file()
+
+
+def test_each_image_is_opened_once_for_the_model_and_the_gallery(tmp_path):
+    n_opened = Counter()
+
+    @dataclass(frozen=True)
+    class CountedImage:
+        image: Any
+        name: str
+
+        def open(self):
+            n_opened[self.name] += 1
+            return self.image.open()
+
+    studies = [
+        replace(study, **{view: CountedImage(getattr(study, view), f"{index} {view}") for view in views_of(study)})
+        for index, study in enumerate(make_studies()[3:6])
+    ]
+    model = make_model(studies)
+    sae = make_sae_of(model)
+    n_opened.clear()
+    make_dashboards(sae, model, tmp_path / "gallery", DashboardSettings(pages="none"), show_progress=False)
+    assert n_opened == {f"{index} {view}": 1 for index, study in enumerate(studies) for view in views_of(study)}
+
+
+def views_of(study):
+    return [view for view in VIEWS if getattr(study, view) is not None]
 
 
 def test_an_sae_of_another_model_is_refused(small, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sae_lens_maira.activations.live import LiveActivations
 from sae_lens_maira.dashboard.safety import PageError, inert, secure_page, to_script_json
 from sae_lens_maira.dashboard.standard.pages import write_pages
 from sae_lens_maira.dashboard.standard.replay import RowTexts
@@ -123,8 +124,8 @@ def test_one_feature_alone_has_a_page_with_correlated_ones(tmp_path, monkeypatch
     monkeypatch.setenv("SAE_LENS_MAIRA_CACHE", str(tmp_path / "rows"))
     model = make_model(make_studies()[3:8])
     sae = make_sae(model)
-    recording = record(model, model.rows(64, show_progress=False), HOOK, tmp_path, show_progress=False)
-    subject = Subject(sae, model, recording, HOOK)
+    recording = record(LiveActivations(model, [HOOK], context_size=64), HOOK, tmp_path)
+    subject = Subject(sae, model, recording)
     (path,) = write_pages(subject, [5], tmp_path / "pages", among=[6, 7, 8, 9], show_progress=False)
     (tables,) = data_of(path.read_text(encoding="utf-8"))["DASHBOARD_DATA"]["5"]["featureTablesData"].values()
     assert {row["index"] for row in tables["correlatedFeatures"]} <= {6, 7, 8, 9}

@@ -12,10 +12,11 @@ from sae_lens_maira.data.study import Label, TokenKind
 from sae_lens_maira.features import labels as labels_module
 from sae_lens_maira.features import statistics
 from sae_lens_maira.features.labels import auroc, fit_labels
+from sae_lens_maira.features.sparse import transposed
 from sae_lens_maira.features.statistics import (
     BestOfEach,
     count_firings,
-    decoder_neighbours,
+    decoder_neighbors,
     logit_effects,
     partners,
     strongest,
@@ -77,7 +78,7 @@ def test_the_best_of_a_long_stream():
 def test_partners_against_sets(tmp_path_factory, dense):
     groups = np.arange(dense.shape[1]) // 2
     firings = write(dense, tmp_path_factory.mktemp("f"))
-    by_feature = firings.transposed(tmp_path_factory.mktemp("t"))
+    by_feature = transposed(firings, tmp_path_factory.mktemp("t"))
     found = list(partners(firings, by_feature, groups, k=3, min_share=0.5, min_tokens=2, min_lift=1.2))
     sets = [set(np.flatnonzero(column)) for column in dense.T]
     for feature, own in enumerate(sets):
@@ -103,7 +104,7 @@ def test_partners_against_sets(tmp_path_factory, dense):
 def test_neighbours_and_logits_in_chunks():
     torch.manual_seed(0)
     decoder, unembedding = torch.randn(10, 6), torch.randn(6, 20)
-    indices, cosines = decoder_neighbours(decoder, 3)
+    indices, cosines = decoder_neighbors(decoder, 3)
     effects = logit_effects(decoder, unembedding, 4)
     for feature in range(10):
         similar = [float(torch.cosine_similarity(decoder[feature], row, dim=0)) for row in decoder]
@@ -141,6 +142,6 @@ def test_labels_leave_out_studies_that_say_nothing_of_them(tmp_path):
     scores[2 * n :, 0] = 5.0
     scores[:, 1] = 1.0
     known = [{"seen": Label("uncertain")}] * n + [{"seen": Label("absent")}] * n + [{"rare": Label("present")}] * n
-    found = fit_labels(write(scores, tmp_path / "rows").transposed(tmp_path / "columns"), known)
+    found = fit_labels(transposed(write(scores, tmp_path / "rows"), tmp_path / "columns"), known)
     assert [(fit.label, fit.auroc, fit.n_positive) for fit in found[0]] == [("seen", 1.0, n)]
     assert found[1] == found[2] == []

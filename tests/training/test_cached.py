@@ -11,12 +11,18 @@ from sae_lens import SAE, LanguageModelSAERunnerConfig, LanguageModelSAETraining
 from safetensors.torch import load_file
 
 from sae_lens_maira.activations import ActivationCache
+from sae_lens_maira.activations import selection as selection_module
 from sae_lens_maira.activations.export import export_for_sae_lens
-from sae_lens_maira.activations.provider import TokenSelection
+from sae_lens_maira.activations.provider import CachedActivations
+from sae_lens_maira.activations.selection import TokenSelection
 from sae_lens_maira.activations.write import write_cache
 from sae_lens_maira.errors import CacheMismatch, ConfigError
+from sae_lens_maira.rows.policy import TokenPolicy
 from sae_lens_maira.training.config import ActivationsConfig, TrainConfig
-from sae_lens_maira.training.run import load_model, load_studies, sae_config, train
+from sae_lens_maira.training.data import training_data
+from sae_lens_maira.training.run import load_model, load_studies, train
+from sae_lens_maira.training.runner_config import sae_config, to_runner_config
+from sae_lens_maira.training.store import ResumableRunner
 from tests.activations.conftest import make_settings
 from tests.conftest import CHECKPOINT_PATH
 
@@ -73,7 +79,9 @@ def finished(config, tmp_path_factory):
 
 def explained_variance(sae, cache: ActivationCache) -> float:
     """On the held-out studies, from the definition."""
-    held_out = torch.cat([b.activations[b.study_index >= N_STUDIES - N_HELD_OUT] for b in cache.blocks(HOOK)]).float()
+    held_out = torch.cat(
+        [b.activations[HOOK][b.study_index >= N_STUDIES - N_HELD_OUT] for b in cache.blocks(HOOK)]
+    ).float()
     with torch.no_grad():
         residual = (held_out - sae(held_out)).square().sum()
     return (1 - residual / (held_out - held_out.mean(dim=0)).square().sum()).item()
@@ -146,7 +154,7 @@ def test_a_cache_that_does_not_fit_the_run_is_refused_by_name(config, model, tmp
     with pytest.raises(CacheMismatch, match=r"another token_policy\.image_tokens \(last, here none\)"):
         train(replace(config, policy=policy), tmp_path / "b")
     write_cache(model, tmp_path / "cut", make_settings(hook_names=(HOOK,), context_size=8), show_progress=False)
-    with pytest.raises(CacheMismatch, match="holds 8 tokens a study at the most, but context_size is 128"):
+    with pytest.raises(CacheMismatch, match="holds 8 tokens per study at most, but context_size is 128"):
         train(replace(config, activations=ActivationsConfig(cache=str(tmp_path / "cut"))), tmp_path / "c")
     ahead = replace(config, runner={**config.runner, "prefetch_llm_batches": True})
     with pytest.raises(ConfigError, match=r"^runner\.prefetch_llm_batches takes batches .* leave it out\.$"):
@@ -163,3 +171,72 @@ def test_normalised_training_takes_the_exact_scale_and_uses_up_no_batch(config, 
     (checkpoint,) = (tmp_path / "checkpoints").iterdir()
     state = load_file(checkpoint / "activations_store_state.safetensors")
     assert state["cached_activations.place"].item() == int(checkpoint.name)
+
+
+def served_live(config, model, path) -> tuple[list[tuple[int, int]], torch.Tensor]:
+    """Study and position of every token that SAE-Lens's store gives in an epoch, and its activations."""
+    store = ResumableRunner(*run_of(config, model, path)).store
+    n_batches = -(-(N_STUDIES - N_HELD_OUT) // store.store_batch_size_prompts)
+    blocks = [store.selected_block() for _ in range(n_batches)]
+    found = {
+        (study, position): values
+        for block in blocks
+        for study, position, values in zip(
+            block.study_index.tolist(), block.position.tolist(), block.activations[HOOK], strict=True
+        )
+    }
+    tokens = sorted(found)
+    return tokens, torch.stack([found[token] for token in tokens])
+
+
+def served_from_cache(config, model, path) -> tuple[list[tuple[int, int]], torch.Tensor]:
+    """The same of the provider that a run with a cache reads."""
+    provider = run_of(config, model, path)[2].provider
+    assert isinstance(provider, CachedActivations)
+    assert config.activations.cache is not None
+    blocks = list(ActivationCache.open(config.activations.cache))
+    index, position = (torch.cat([getattr(b, name) for b in blocks]) for name in ("study_index", "position"))
+    values = torch.cat([block.activations[HOOK] for block in blocks])
+    chosen = torch.from_numpy(provider.next_tokens())
+    assert len(chosen) < provider.n_tokens
+    while provider.epoch == 0:
+        chosen = torch.cat([chosen, torch.from_numpy(provider.next_tokens())])
+    # The last batch goes on with the next epoch, whose first tokens come twice.
+    chosen = chosen.unique()
+    assert len(chosen) == provider.n_tokens
+    return list(zip(index[chosen].tolist(), position[chosen].tolist(), strict=True)), values[chosen]
+
+
+def run_of(config, model, path):
+    runner_config = to_runner_config(config, model, path)
+    return runner_config, model, training_data(config, model, config.hook_name, runner_config)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "image_tokens", "max_norm_multiple"),
+    [(None, "last", 1.02), (("findings", "lateral_image"), "last", 1.02), (("findings",), "none", None)],
+)
+def test_the_same_yaml_trains_on_the_same_tokens_live_and_cached(
+    live_config, model, tmp_path, monkeypatch, kinds, image_tokens, max_norm_multiple
+):
+    """Also where fewer studies are measured than there are, and the held-out ones differ from the rest."""
+    monkeypatch.setattr(selection_module, "N_MEASURED_STUDIES", 9)
+    policy = TokenPolicy(image_tokens=image_tokens)
+    model = model.with_studies(model.studies, policy)
+    path = tmp_path / "cache"
+    write_cache(model, path, make_settings(hook_names=(HOOK,), unit_size=16), show_progress=False)
+    live = replace(
+        live_config,
+        context_size=40,
+        policy=policy,
+        activations=ActivationsConfig(kinds=kinds),
+        max_norm_multiple=max_norm_multiple,
+    )
+    cached = replace(live, activations=ActivationsConfig(cache=str(path), kinds=kinds))
+    tokens, values = served_live(live, model, tmp_path / "live")
+    cached_tokens, cached_values = served_from_cache(cached, model, tmp_path / "cached")
+    assert tokens == cached_tokens
+    assert {study for study, _ in tokens} == set(range(N_STUDIES - N_HELD_OUT))
+    torch.testing.assert_close(values, cached_values, rtol=1e-4, atol=1e-5)
+    everything = served_live(replace(live, max_norm_multiple=None), model, tmp_path / "all")[0]
+    assert (len(tokens) < len(everything)) == (max_norm_multiple is not None)

@@ -10,7 +10,7 @@ from sae_lens_maira.activations.config import load_cache_config
 from sae_lens_maira.errors import ConfigError
 from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.training.config import TrainConfig, load_config
-from sae_lens_maira.training.run import sae_config, to_runner_config
+from sae_lens_maira.training.runner_config import sae_config, to_runner_config
 from tests.conftest import CHECKPOINT_PATH
 
 CONFIG_PATHS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))

@@ -61,7 +61,7 @@ def test_scores_equal_those_computed_by_hand(finished, config):
     tokens = torch.tensor(dataset[16:24]["tokens"])
     with torch.no_grad():
         _, cache = model.run_with_cache(tokens, names_filter=[config.hook_name], return_type=None)
-        x = cache[config.hook_name][tokens != model.processor.tokenizer.pad_token_id]
+        x = cache[config.hook_name][tokens != model.tokenizer.pad_token_id]
         features = finished.sae.encode(x)
         residual = (x - finished.sae.decode(features)).square().sum()
     total = (x - x.mean(dim=0)).square().sum()

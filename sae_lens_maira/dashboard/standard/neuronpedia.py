@@ -1,6 +1,6 @@
 """Neuronpedia's upload format, by sae-dashboard's own converter, from shareable studies only.
 
-One ``batch-N.json`` for every few features. Each is read back through sae-dashboard's own classes and checked against
+One ``batch-N.json`` per 128 features. Each is read back through sae-dashboard's own classes and checked against
 the types that those declare, before it gets its name.
 """
 
@@ -10,9 +10,11 @@ import inspect
 import json
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
 from tqdm.auto import tqdm
 
 from sae_lens_maira.dashboard.standard.replay import ReplayedModel, run_sae_vis
@@ -21,7 +23,7 @@ from sae_lens_maira.features.subject import Subject
 logger = logging.getLogger(__name__)
 
 _PAD = "<pad>"
-FEATURES_A_BATCH = 128
+FEATURES_PER_BATCH = 128
 
 
 class NeuronpediaError(RuntimeError):
@@ -41,7 +43,7 @@ def write_neuronpedia(
     """Write the batches of some features.
 
     Args:
-        subject: what is shown; all of its recording's studies must be shareable.
+        subject: the SAE, its model and the recording, all of whose studies must be shareable.
         features: which ones.
         folder: for ``batch-0.json``, ...
         sae_set: Neuronpedia's name of the set that the SAE belongs to.
@@ -98,7 +100,7 @@ def write_neuronpedia(
     written: list[Path] = []
     progress = tqdm(total=len(features), desc="neuronpedia", disable=not show_progress)
     with progress:
-        for data in run_sae_vis(subject.sae, model, features, subject.hook_name, layout, FEATURES_A_BATCH):
+        for data in run_sae_vis(subject.sae, model, features, subject.hook_name, layout, FEATURES_PER_BATCH):
             text = NeuronpediaConverter.convert_to_np_json(model, data, config, dict(enumerate(texts)))
             batch = json.loads(text)
             _without_padding(batch)
@@ -148,23 +150,15 @@ def _check_fields(values: dict[str, Any], declared: Any, where: str) -> None:
     if unknown or missing:
         raise NeuronpediaError(f"{where}: unknown fields {unknown}, missing fields {missing}.")
     for name, value in values.items():
-        if not _is(value, hints[name]):
-            raise NeuronpediaError(f"{where}: {name} is {type(value).__name__}, not {hints[name]}.")
+        try:
+            _adapter(hints[name]).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise NeuronpediaError(f"{where}: {name} is {type(value).__name__}, not {hints[name]}.") from error
 
 
-def _is(value: Any, hint: Any) -> bool:
-    if hint is Any:
-        return True
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is list:
-        return isinstance(value, list) and all(_is(item, arguments[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict)
-    if arguments:
-        return any(_is(value, argument) for argument in arguments)
-    return isinstance(value, hint)
+@lru_cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint)
 
 
 def _without_padding(batch: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Standard pages: sae-dashboard's runner and writers on a recording, one file a feature."""
+"""Standard pages: sae-dashboard's runner and writers on a recording, one file per feature."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def write_pages(
     """Write sae-dashboard's page of each feature.
 
     Args:
-        subject: what is shown. Its recording's texts appear on the pages.
+        subject: the SAE, its model and the recording, whose texts appear on the pages.
         features: which ones.
         folder: for ``feature_123.html``.
         banner: a line above each page.
-        among: further features among which correlated ones are looked for.
+        among: further features to look for correlated ones in.
         show_progress: whether to show a progress bar.
     """
     from sae_dashboard.data_writing_fns import save_feature_centric_vis

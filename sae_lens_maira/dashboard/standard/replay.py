@@ -55,8 +55,8 @@ class ReplayedModel:
 
     Args:
         recording: what is replayed.
-        vocabulary: ids of rows. All studies share the frontal image's id here, so that it ends there.
-        texts: of the ids below that end.
+        vocabulary: ids of rows. Study tokens are mapped to the frontal image's id, so ids end below the first study's.
+        texts: of all ids.
         unembedding: of the real model, (d_model, d_vocab).
         hook_name: where the recording was made.
         margins: cells before and after a row; the first one holds the row's number.
@@ -110,7 +110,7 @@ class ReplayedModel:
 def run_sae_vis(
     sae: Any, model: ReplayedModel, features: Sequence[int], hook_name: str, layout: Any, max_features: int = 256
 ) -> Iterator[Any]:
-    """sae-dashboard's data of features, some at a time, so that memory does not grow with their number.
+    """sae-dashboard's data of features, in pieces, so that memory does not grow with their number.
 
     Args:
         sae: the caller's, which is left as it is.
@@ -118,7 +118,7 @@ def run_sae_vis(
         features: which ones.
         hook_name: where the recording was made.
         layout: sae-dashboard's ``SaeVisLayoutConfig``.
-        max_features: features at a time at most; correlated features are looked for among these.
+        max_features: features per piece, at most; correlated features are looked for within a piece.
 
     Yields:
         ``SaeVisData``.

@@ -1,0 +1,117 @@
+"""Several SAEs in one run: SAE-Lens's multi-SAE runner on one pass over the model, or on one cache, resumable.
+
+The SAEs see the same tokens in the same order, at one hook point or at several. ``max_norm_multiple`` leaves out a
+token whose norm is far above the median at any of the hook points.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import SAE
+from sae_lens.multi_sae_training_runner import MultiSAETrainingRunner
+
+from sae_lens_maira.activations.provider import CachedMultiHookActivations
+from sae_lens_maira.data.study import Study
+from sae_lens_maira.errors import ConfigError
+from sae_lens_maira.hooked import HookedMaira2
+from sae_lens_maira.hooked.identity import METADATA_KEY, describe_model
+from sae_lens_maira.training.config import TrainConfig
+from sae_lens_maira.training.data import TrainingData, training_data
+from sae_lens_maira.training.result import (
+    TrainingResult,
+    finish_result,
+    is_finished,
+    mark_finished,
+    prepare_folder,
+    read_result,
+    score,
+)
+from sae_lens_maira.training.run import load_model, load_studies, without_misleading_warnings
+from sae_lens_maira.training.runner_config import device_of, single_configs, to_multi_runner_config
+from sae_lens_maira.training.store import ResumableActivationsStore, fit_or_save, latest_checkpoint, set_counts_right
+
+logger = logging.getLogger(__name__)
+
+
+class ResumableMultiRunner(MultiSAETrainingRunner):
+    """SAE-Lens's multi-SAE runner with a :class:`ResumableActivationsStore` and interruptions between steps.
+
+    Args:
+        cfg: SAE-Lens's configuration.
+        model: that activations come from; with a cache it only serves SAE-Lens's evaluations.
+        data: what the run trains on.
+    """
+
+    def __init__(self, cfg: Any, model: HookedMaira2, data: TrainingData) -> None:
+        torch.manual_seed(cfg.seed)  # SAE-Lens initializes the SAEs from wherever the random numbers are
+        super().__init__(cfg, override_dataset=data.rows, override_model=model)
+        self.store = ResumableActivationsStore(self.activations_store, data, cfg.seed)
+        self.activations_store = self.store
+        self.evaluator.activations_store = self.store
+
+    def _run_with_interruption_handling(self, trainer: Any) -> Any:
+        for own in (trainer, *trainer.trainers.values()):
+            set_counts_right(own, self.cfg.train_batch_size_tokens)
+        if isinstance(self.store.provider, CachedMultiHookActivations):
+            for name, own in trainer.trainers.items():
+                scaler = own.activation_scaler
+                is_normalized = self.saes[name].cfg.normalize_activations == "expected_average_only_in"
+                if is_normalized and scaler.scaling_factor is None:
+                    # SAE-Lens would use up batches for an estimate.
+                    scaler.scaling_factor = self.store.provider.scaling_factors[trainer.hook_names[name]]
+        return fit_or_save(trainer, self.store)
+
+
+def train_several(
+    config: TrainConfig,
+    path: Path,
+    studies: Sequence[Study] | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, TrainingResult]:
+    """Train the SAEs that ``config.saes`` names, all on the same tokens.
+
+    Args:
+        config: what to train.
+        path: the folder of the run's checkpoints; each SAE gets a folder of its name in it.
+        studies: in place of ``config.source``'s.
+        resume: go on from the newest whole checkpoint in ``path``; from the start if there is none, not at all if the
+            run is finished.
+        overwrite: allow ``path`` to hold an earlier result.
+
+    Raises:
+        ConfigError: a setting does not fit the model or SAE-Lens, or ``path`` holds something else.
+        Interrupted: Ctrl-C; a checkpoint was saved.
+    """
+    if not config.saes:
+        raise ConfigError("saes is missing: the names of the SAEs to train, with the settings of each.")
+    prepare_folder(config, path, resume=resume, overwrite=overwrite)
+    if resume and is_finished(path):
+        logger.info("'%s' is finished already.", path)
+        return {name: read_result(path / name, device_of(config)) for name in config.saes}
+    model = load_model(config, studies if studies is not None else load_studies(config.source))
+    runner_config = to_multi_runner_config(config, model, path)
+    data = training_data(config, model, list(dict.fromkeys(runner_config.hook_names_per_sae.values())), runner_config)
+    checkpoint = latest_checkpoint(path / "checkpoints") if resume else None
+    if checkpoint is not None:
+        logger.info("Resuming from '%s'.", checkpoint)
+        runner_config.resume_from_checkpoint = str(checkpoint)
+    with without_misleading_warnings():
+        runner = ResumableMultiRunner(runner_config, model, data)
+        for sae in runner.saes.values():
+            setattr(sae.cfg.metadata, METADATA_KEY, describe_model(model))
+        runner.run()
+    results: dict[str, TrainingResult] = {}
+    for name, own in single_configs(config).items():
+        sae = SAE.load_from_disk(path / name, device=runner_config.device)
+        scores = score(sae, model, data.held_out, runner_config, config.n_eval_batches)
+        results[name] = finish_result(own, path / name, sae, scores)
+        logger.info("Held-out studies, %s: %s", name, scores.describe())
+    mark_finished(path, {name: result.scores.to_dict() for name, result in results.items()})
+    return results

@@ -1,0 +1,111 @@
+"""A run's folder: what is in it when a run may start, and what it holds when the run is finished."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from sae_lens import SAE
+
+from sae_lens_maira.errors import ConfigError
+from sae_lens_maira.files import write_text
+from sae_lens_maira.training.config import TrainConfig
+from sae_lens_maira.training.evaluate import SaeScores, evaluate_sae
+from sae_lens_maira.training.store import latest_checkpoint
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from sae_lens_maira.hooked import HookedMaira2
+
+CONFIG_NAME, SCORES_NAME = "config.yaml", "scores.json"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run leaves behind.
+
+    Args:
+        sae: the inference SAE, as SAE-Lens loads it from ``path``.
+        path: SAE-Lens's folder, with ``config.yaml`` and ``scores.json`` beside its own files.
+        scores: on held-out studies.
+    """
+
+    sae: SAE[Any]
+    path: Path
+    scores: SaeScores
+
+
+def prepare_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to mix runs, and write the configuration down.
+
+    Raises:
+        ConfigError: the folder holds another run, or one that ``resume`` or ``overwrite`` would have to allow.
+    """
+    written = path / CONFIG_NAME
+    if written.is_file() and not overwrite:
+        earlier = TrainConfig.from_dict(yaml.safe_load(written.read_text(encoding="utf-8")))
+        ours, theirs = config.to_dict(), earlier.to_dict()
+        differs = sorted(name for name in ours if ours[name] != theirs[name])
+        if differs:
+            raise ConfigError(f"'{path}' holds a run with another {', '.join(differs)}; choose another folder.")
+        if not resume and is_finished(path):
+            raise ConfigError(f"'{path}' holds a finished run already; choose another folder, or pass --overwrite.")
+        if not resume and latest_checkpoint(path / "checkpoints") is not None:
+            raise ConfigError(f"'{path}' holds an unfinished run; pass --resume to go on, or --overwrite.")
+    elif overwrite:
+        (path / SCORES_NAME).unlink(missing_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
+    _write_config(config, path)
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a folder holds a finished run."""
+    return (path / SCORES_NAME).is_file()
+
+
+def mark_finished(path: Path, scores: Any) -> None:
+    """Write a run's scores, which come last."""
+    write_text(path / SCORES_NAME, json.dumps(scores, indent=1))
+
+
+def finish_result(config: TrainConfig, path: Path, sae: SAE[Any], scores: SaeScores) -> TrainingResult:
+    """Put configuration and scores beside an SAE."""
+    _write_config(config, path)
+    mark_finished(path, scores.to_dict())
+    return TrainingResult(sae, path, scores)
+
+
+def read_result(path: Path, device: str) -> TrainingResult:
+    """The result in a folder."""
+    scores = SaeScores(**json.loads((path / SCORES_NAME).read_text(encoding="utf-8")))
+    return TrainingResult(SAE.load_from_disk(path, device=device), path, scores)
+
+
+def score(sae: SAE[Any], model: HookedMaira2, held_out: Dataset, runner: Any, n_batches: int) -> SaeScores:
+    """Score an SAE on held-out rows.
+
+    Args:
+        sae: as SAE-Lens loads it.
+        model: that it was trained on.
+        held_out: rows.
+        runner: SAE-Lens's configuration of the run.
+        n_batches: batches of rows.
+    """
+    excluded = runner.exclude_special_tokens
+    return evaluate_sae(
+        sae,
+        model,
+        held_out,
+        n_batches=n_batches,
+        batch_size=min(runner.store_batch_size_prompts, len(held_out)),
+        exclude_special_tokens=excluded if isinstance(excluded, list) else [],
+        seqpos_slice=runner.seqpos_slice,
+    )
+
+
+def _write_config(config: TrainConfig, path: Path) -> None:
+    write_text(path / CONFIG_NAME, yaml.safe_dump(config.to_dict(), sort_keys=False))

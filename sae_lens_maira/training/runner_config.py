@@ -1,0 +1,164 @@
+"""SAE-Lens's own configurations, made from ours: of a run of one SAE, and of a run of several."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig
+from sae_lens.multi_sae_training_runner import MultiSAETrainingRunnerConfig
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
+
+from sae_lens_maira.errors import ConfigError
+from sae_lens_maira.training.config import TrainConfig, check_names
+
+if TYPE_CHECKING:
+    from sae_lens_maira.activations.config import CacheConfig
+    from sae_lens_maira.hooked import HookedMaira2
+
+# Set by this package, and not to be set in `runner`.
+_OWN_FIELDS = {
+    "sae",
+    "saes",
+    "model_name",
+    "model_class_name",
+    "hook_name",
+    "hook_names",
+    "hook_head_index",
+    "hook_head_indices",
+    "context_size",
+    "dataset_path",
+    "is_dataset_tokenized",
+    "prepend_bos",
+    "seqpos_slice",
+    "exclude_special_tokens",
+    "device",
+    "logger",
+    "output_path",
+    "checkpoint_path",
+    "resume_from_checkpoint",
+}
+
+
+def to_runner_config(config: TrainConfig, model: HookedMaira2, path: Path) -> LanguageModelSAERunnerConfig[Any]:
+    """The configuration of SAE-Lens's runner of one SAE.
+
+    Raises:
+        ConfigError: naming a setting that SAE-Lens does not know, or that does not fit the model.
+    """
+    settings = _shared_settings(config, model, path, LanguageModelSAERunnerConfig)
+    _check_hook_name(config.hook_name, model)
+    sae = sae_config(config.sae, model.cfg.d_model)
+    runner: LanguageModelSAERunnerConfig[Any] = LanguageModelSAERunnerConfig(
+        **{"verbose": False, **settings}, sae=sae, hook_name=config.hook_name
+    )
+    runner.checkpoint_path = checkpoint_path(path)
+    return runner
+
+
+def to_multi_runner_config(config: TrainConfig, model: HookedMaira2, path: Path) -> MultiSAETrainingRunnerConfig:
+    """The configuration of SAE-Lens's runner of several SAEs.
+
+    Raises:
+        ConfigError: naming a setting that SAE-Lens does not know, or that does not fit the model.
+    """
+    settings = _shared_settings(config, model, path, MultiSAETrainingRunnerConfig)
+    alone = single_configs(config)
+    for own in alone.values():
+        _check_hook_name(own.hook_name, model)
+    runner = MultiSAETrainingRunnerConfig(
+        **settings,
+        saes={name: sae_config(own.sae, model.cfg.d_model) for name, own in alone.items()},
+        hook_names={name: own.hook_name for name, own in alone.items()},
+    )
+    runner.checkpoint_path = checkpoint_path(path)
+    return runner
+
+
+def single_configs(config: TrainConfig) -> dict[str, TrainConfig]:
+    """The configuration of each SAE of a run of several, as if it were trained alone."""
+    found: dict[str, TrainConfig] = {}
+    for name, entry in config.saes.items():
+        if not isinstance(entry, Mapping):
+            raise ConfigError(f"saes.{name} must be a group of settings, not '{entry}'.")
+        settings = dict(entry)
+        hook_name = settings.pop("hook_name", config.hook_name)
+        defaults = {} if "architecture" in settings else dict(config.sae)
+        if settings.keys() & {"d_sae", "expansion_factor"}:
+            defaults = {key: value for key, value in defaults.items() if key not in ("d_sae", "expansion_factor")}
+        found[name] = dataclasses.replace(config, hook_name=hook_name, sae={**defaults, **settings}, saes={})
+    return found
+
+
+def checkpoint_path(path: Path) -> str:
+    """Where a run's checkpoints are kept: SAE-Lens would append a random name, which resuming cannot guess."""
+    return str(path / "checkpoints")
+
+
+def _shared_settings(config: TrainConfig, model: HookedMaira2, path: Path, kind: Any) -> dict[str, Any]:
+    """What both of SAE-Lens's configurations take."""
+    known = {entry.name for entry in dataclasses.fields(kind) if not entry.name.startswith("_")}
+    check_names(config.runner, known - _OWN_FIELDS, "runner.")
+    if config.runner.get("prefetch_llm_batches"):
+        raise ConfigError(
+            "runner.prefetch_llm_batches takes batches from the data before they are trained on, so a resumed run "
+            "would miss them; leave it out."
+        )
+    check_names(config.logger, (entry.name for entry in dataclasses.fields(LoggingConfig)), "logger.")
+    leaves_out_study_token = config.policy.image_tokens == "none"
+    return {
+        **config.runner,
+        "model_name": config.model,
+        "model_class_name": "HookedMaira2",
+        "context_size": config.context_size,
+        "dataset_path": config.source.kind,
+        "prepend_bos": False,
+        "seqpos_slice": (1, None) if leaves_out_study_token else (None,),
+        "exclude_special_tokens": [model.tokenizer.pad_token_id],
+        "device": device_of(config),
+        "output_path": str(path),
+        "logger": LoggingConfig(**{"log_to_wandb": False, **config.logger}),
+    }
+
+
+def _check_hook_name(hook_name: str, model: HookedMaira2) -> None:
+    if hook_name not in model.hook_dict:
+        check_names([hook_name], model.hook_dict, "hook_name ")
+
+
+def sae_config(settings: dict[str, Any], d_model: int) -> Any:
+    """SAE-Lens's training configuration of an architecture.
+
+    Args:
+        settings: ``architecture`` and its settings.
+        d_model: the model's width.
+
+    Raises:
+        ConfigError: the architecture or a setting is unknown, or ``d_in`` is not the model's width.
+    """
+    settings = dict(settings)
+    architecture = settings.pop("architecture")
+    if architecture not in SAE_TRAINING_CLASS_REGISTRY:
+        known = ", ".join(sorted(SAE_TRAINING_CLASS_REGISTRY))
+        raise ConfigError(f"sae.architecture '{architecture}' is unknown; SAE-Lens has {known}.")
+    config_class: Any = get_sae_training_class(architecture)[1]
+    expansion_factor = settings.pop("expansion_factor", None)
+    if expansion_factor is not None:
+        settings["d_sae"] = int(expansion_factor * d_model)
+    check_names(settings, (entry.name for entry in dataclasses.fields(config_class)), "sae.")
+    if settings.get("d_in", d_model) != d_model:
+        raise ConfigError(f"sae.d_in is {settings['d_in']}, but the model's width is {d_model}; leave it out.")
+    try:
+        return config_class(**{**settings, "d_in": d_model})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"sae: {error}") from error
+
+
+def device_of(config: TrainConfig | CacheConfig) -> str:
+    """The device that a configuration names; for ``auto`` a GPU if there is one."""
+    if config.device != "auto":
+        return config.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
