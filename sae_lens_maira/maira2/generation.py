@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -39,24 +38,25 @@ def images_per_row(
     return (is_image.sum(dim=1) // config.n_image_tokens).tolist()
 
 
-def repeat_images(
-    pixel_values: Float[Tensor, "n_images 3 height width"], n_images: list[int], n_times: int
-) -> Float[Tensor, "n_repeated 3 height width"]:
-    """Repeat the images of each row as a group.
+def repeated_order(n_images: list[int], n_found: int, n_times: int) -> list[int]:
+    """Which image stands where, after the images of each row were repeated as a group.
 
     Args:
-        pixel_values: of all rows.
         n_images: of each row.
+        n_found: images that there are.
         n_times: answers per row.
 
     Raises:
         PromptError: there are more or fewer images than placeholders.
     """
-    if sum(n_images) != len(pixel_values):
-        raise PromptError(
-            f"The prompts have placeholders for {sum(n_images)} images, but there are {len(pixel_values)}."
-        )
-    return torch.cat([own for own in pixel_values.split(n_images) for _ in range(n_times)])
+    if sum(n_images) != n_found:
+        raise PromptError(f"The prompts have placeholders for {sum(n_images)} images, but there are {n_found}.")
+    order: list[int] = []
+    start = 0
+    for n_own in n_images:
+        order += list(range(start, start + n_own)) * n_times
+        start += n_own
+    return order
 
 
 def check_length(config: Any, tokens: Tensor | None, cache: Any) -> None:

@@ -25,7 +25,7 @@ from sae_lens_maira.maira2.checkpoint import (
     tensors_on_demand,
 )
 from sae_lens_maira.maira2.configuration import TRANSFORMERS_5, Maira2Config
-from sae_lens_maira.maira2.generation import check_length, images_per_row, repeat_images
+from sae_lens_maira.maira2.generation import check_length, images_per_row, repeated_order
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -238,18 +238,27 @@ class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
     def _expand_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """Repeat each row ``expand_size`` times, together with its images."""
-        pixel_values = model_kwargs.pop("pixel_values", None)
-        if pixel_values is not None and expand_size > 1:
+        """Repeat each row ``expand_size`` times, together with its images, be they pixels or embedded already."""
+        pixel_values, embedded = model_kwargs.pop("pixel_values", None), model_kwargs.pop("mm_encoder_outputs", None)
+        images = (embedded or {}).get("image")
+        found = pixel_values if images is None else images.pooler_output
+        if found is not None and expand_size > 1:
             embeddings = self.get_input_embeddings().weight
             n_images = images_per_row(self.config, input_ids, model_kwargs.get("inputs_embeds"), embeddings)
-            pixel_values = repeat_images(pixel_values, n_images, expand_size)
+            order = repeated_order(n_images, len(found), expand_size)
+            if images is None:
+                pixel_values = pixel_values[order]
+            else:
+                pooler_output: Any = [found[index] for index in order]
+                embedded = {"image": BaseModelOutputWithPooling(pooler_output=pooler_output)}
         expand: Any = super()
         input_ids, model_kwargs = expand._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
         if pixel_values is not None:
             model_kwargs["pixel_values"] = pixel_values
+        if embedded is not None:
+            model_kwargs["mm_encoder_outputs"] = embedded
         return input_ids, model_kwargs
 
 

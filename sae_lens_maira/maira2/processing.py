@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from huggingface_hub import HfApi
 from jaxtyping import Int
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerFast
@@ -22,7 +21,12 @@ from sae_lens_maira.maira2.grounding import GroundedReport, parse_grounded
 from sae_lens_maira.maira2.images import ImageLike, fit_to_crop, to_stretched_grey
 from sae_lens_maira.maira2.padding import Padding, PaddingSide, pad_rows, pad_texts, padded_width
 from sae_lens_maira.maira2.plain_text import match_images, refuse_what_cannot_be_given
-from sae_lens_maira.maira2.processor_files import TOKENIZER_CLASS, tokenizer_class_is_meant, write_processor
+from sae_lens_maira.maira2.processor_files import (
+    TOKENIZER_CLASS,
+    tokenizer_class_is_meant,
+    upload_files,
+    write_processor,
+)
 from sae_lens_maira.maira2.prompts import ImageSlot, Prompt, as_batch
 from sae_lens_maira.maira2.tokenization import RenderedPrompt, render_prompt, token_kinds
 
@@ -225,57 +229,40 @@ class Maira2Processor(ProcessorMixin):
         return [parse_grounded(text) for text in self.decode_reports(output_ids, input_ids)]
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        save_directory: str | Path,
-        push_to_hub: bool = False,
-        *,
-        repo_id: str | None = None,
-        token: str | bool | None = None,
-        private: bool | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload processor",
-        create_pr: bool = False,
+        self, save_directory: str | Path, push_to_hub: bool = False, **hub_options: Any
     ) -> list[str]:
         """Write the processor in the official layout, which both transformers 4 and 5 read.
 
         Args:
             save_directory: made if it is not there.
             push_to_hub: upload the written files to the Hub as well.
-            repo_id: where to; the folder's name in your namespace if None.
-            token, private, revision, commit_message, create_pr: as for ``huggingface_hub``.
+            hub_options: of :func:`~sae_lens_maira.maira2.processor_files.upload_files`, together with ``push_to_hub``.
 
         Returns:
             the paths of the files.
+
+        Raises:
+            PromptError: there are options for the Hub, but nothing is to be pushed.
         """
+        if hub_options and not push_to_hub:
+            raise PromptError(f"{', '.join(hub_options)} can be given with push_to_hub=True only.")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         names = write_processor(self, folder)
         if push_to_hub:
-            api = HfApi(token=token)
-            repository = api.create_repo(repo_id or folder.resolve().name, private=private, exist_ok=True).repo_id
-            api.upload_folder(
-                repo_id=repository,
-                folder_path=folder,
-                allow_patterns=names,
-                revision=revision,
-                commit_message=commit_message,
-                create_pr=create_pr,
-            )
+            upload_files(folder, names, **hub_options)
         return [str(folder / name) for name in names]
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Upload the processor's files.
+    def push_to_hub(self, repo_id: str, **hub_options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Upload the processor's files to a repository, and return its full name.
 
         Args:
             repo_id: where to.
-            options: as for :meth:`save_pretrained`.
-
-        Returns:
-            the repository.
+            hub_options: of :func:`~sae_lens_maira.maira2.processor_files.upload_files`.
         """
         with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, push_to_hub=True, repo_id=repo_id, **options)
-        return repo_id
+            names = write_processor(self, Path(folder))
+            return upload_files(Path(folder), names, repo_id=repo_id, **hub_options)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi
+
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 
 
@@ -50,6 +52,41 @@ def write_processor(processor: Any, folder: Path) -> list[str]:
         (folder / name).write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     processor.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     return [*files, "tokenizer.json"]
+
+
+def upload_files(
+    folder: Path,
+    names: list[str],
+    *,
+    repo_id: str | None = None,
+    token: str | bool | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload processor",
+    create_pr: bool = False,
+) -> str:
+    """Upload files to the Hub, and nothing else that lies beside them.
+
+    Args:
+        folder: of the files.
+        names: of the files.
+        repo_id: where to; the folder's name in the user's namespace if None.
+        token, private, revision, commit_message, create_pr: as for ``huggingface_hub``.
+
+    Returns:
+        the repository's full name.
+    """
+    api = HfApi(token=token)
+    repository = api.create_repo(repo_id or folder.resolve().name, private=private, exist_ok=True).repo_id
+    api.upload_folder(
+        repo_id=repository,
+        folder_path=folder,
+        allow_patterns=names,
+        revision=revision,
+        commit_message=commit_message,
+        create_pr=create_pr,
+    )
+    return repository
 
 
 @contextmanager
