@@ -7,11 +7,12 @@
 3. The shorter side is resized to the model's. A strip, whose longer side would become huge, is cut to what the centre
    crop keeps while it is resized.
 
-For 8-bit images this is the official pipeline to the bit, strips included.
+For 8-bit images this is the official pipeline to the bit; in strips, Pillow may round in another order.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -77,14 +78,19 @@ def fit_to_crop(image: Image.Image, image_processor: Any) -> Image.Image:
     crop = (image_processor.crop_size["width"], image_processor.crop_size["height"])
     if max(image.size) < _STRIP * min(image.size) or any(c > s for c, s in zip(crop, size, strict=True)):
         return image.resize(size, resample)
-    # Corners of the centre crop in the resized image, and then in the image itself.
-    corner = [(s - c) // 2 for s, c in zip(size, crop, strict=True)]
-    scale = [original / s for original, s in zip(image.size, size, strict=True)]
-    start = [k * by for k, by in zip(corner, scale, strict=True)]
-    stop = [
-        min((k + c) * by, float(original)) for k, c, by, original in zip(corner, crop, scale, image.size, strict=True)
-    ]
-    return image.resize(crop, resample, box=(*start, *stop))
+    box: list[float] = []
+    window: list[int] = []
+    for axis in (0, 1):
+        scale = image.size[axis] / size[axis]
+        start = (size[axis] - crop[axis]) // 2 * scale
+        stop = min(start + crop[axis] * scale, float(image.size[axis]))
+        margin = math.ceil(4 * max(scale, 1))  # more than any filter of Pillow's reaches
+        first = max(math.floor(start) - margin, 0)
+        window += [first, min(math.ceil(stop) + margin, image.size[axis])]
+        box += [start - first, stop - first]
+    # Cut before, since Pillow resizes images that are much taller than wide in another order.
+    cut = image.crop((window[0], window[2], window[1], window[3]))
+    return cut.resize(crop, resample, box=(box[0], box[2], box[1], box[3]))
 
 
 def _resized(size: tuple[int, int], shortest: int) -> tuple[int, int]:

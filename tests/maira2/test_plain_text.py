@@ -115,7 +115,7 @@ def test_the_pipeline_answers_chats_and_texts(generate, tiny_model, processor, p
     [
         (
             "Describe the image.",
-            "A prompt is a str; expected a FindingsPrompt or a PhraseGroundingPrompt, or else a text",
+            "A prompt is a str; expected a FindingsPrompt or a PhraseGroundingPrompt, or else a ",
         ),
         (["Describe"], "A prompt is a str;"),
         ({"frontal": "x.png"}, "A prompt is a dict;"),
