@@ -16,6 +16,7 @@ from torch import Tensor
 from sae_lens_maira.activations.format import SkippedStudy
 from sae_lens_maira.activations.plan import EncodedStudy, is_passing_trouble
 from sae_lens_maira.data.study import LazyImage
+from sae_lens_maira.errors import MissingPackageError
 from sae_lens_maira.maira2.processing import Maira2Processor
 from sae_lens_maira.rows.row import study_prompt
 
@@ -54,6 +55,8 @@ def decode_study(encoded: EncodedStudy, processor: Maira2Processor) -> DecodedSt
                 opened[name] = image.open()
                 hashes[name] = hash_image(opened[name])
         pixel_values = processor.pixel_values([replace(study_prompt(study, "prompt"), **opened)])
+    except MissingPackageError:  # a fault of the installation, not of this study
+        raise
     except (ValueError, OSError, SyntaxError) as error:
         if is_passing_trouble(error):
             raise
