@@ -6,6 +6,7 @@ missing, unexpected or misshapen tensor is an error and no warning (``test_check
 """
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def test_embeddings_in_place_of_ids_give_the_same(tiny_model, inputs):
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_hidden_states_and_attentions_are_given_when_asked(checkpoint_path, inputs, attention):
     model = Maira2ForConditionalGeneration.from_pretrained(checkpoint_path, attn_implementation=attention).eval()
-    text = model.config.text_config
+    text: Any = model.config.text_config
     n_tokens = inputs["input_ids"].shape[1]
     plain = model(**inputs)
     assert plain.hidden_states is None
@@ -157,13 +158,13 @@ def test_the_attention_implementation_can_be_changed(model, inputs):
 
 
 def test_a_new_model_has_finite_weights_of_the_right_size(checkpoint_path):
-    config = Maira2Config.from_pretrained(checkpoint_path)
+    config: Any = Maira2Config.from_pretrained(checkpoint_path)
     torch.manual_seed(0)
-    model = Maira2ForConditionalGeneration(config)
+    model: Any = Maira2ForConditionalGeneration(config)
     for name, parameter in model.named_parameters():
         assert torch.isfinite(parameter).all(), name
         assert parameter.abs().max() < 5, name
-    projector = model.model.multi_modal_projector.layers[0].weight
+    projector: Any = model.model.multi_modal_projector.layers[0].weight
     assert projector.std().item() == pytest.approx(config.text_config.initializer_range, rel=0.2)
 
 
@@ -230,7 +231,7 @@ def test_the_feature_layer_is_honored(checkpoint_path, processor, frontal, tmp_p
     assert len(maps) == 2
     for layer in (-2, -1, 0, 1):
         expected = model.model.multi_modal_projector(maps[layer][:, 1:])
-        found = model.get_image_features(inputs["pixel_values"], vision_feature_layer=layer)
+        found: Any = model.get_image_features(inputs["pixel_values"], vision_feature_layer=layer)
         assert torch.equal(torch.stack(list(found.pooler_output if TRANSFORMERS_5 else found)), expected)
     assert not torch.equal(model(**inputs, vision_feature_layer=0).logits, model(**inputs).logits)
 

@@ -200,7 +200,7 @@ def test_what_is_loaded_is_typed_and_whole(checkpoint_path):
     for loaded in (Maira2Processor.from_pretrained(checkpoint_path), AutoProcessor.from_pretrained(checkpoint_path)):
         assert type(loaded) is Maira2Processor
     with pytest.raises(TypeError, match="patch_sise"):
-        Maira2Processor(loaded.image_processor, loaded.tokenizer, patch_sise=14)
+        Maira2Processor(loaded.image_processor, loaded.tokenizer, patch_sise=14)  # pyright: ignore[reportCallIssue]
 
 
 class RecordingApi:
