@@ -23,8 +23,20 @@ class ManifestError(SourceError):
     """A manifest cannot be used; the message names the file and line."""
 
 
+class PromptError(UserError):
+    """Something cannot be asked of the model; the message says what, and what to do."""
+
+
 class ImageError(UserError):
     """An image cannot be used; the message names the field or file and says why."""
+
+
+class MissingImageError(ImageError, FileNotFoundError):
+    """There is no such image file; the message names it."""
+
+
+class MissingPackageError(UserError, ImportError):
+    """An optional package is not installed; the message says what it is for and how to install it."""
 
 
 class CheckpointError(UserError):

@@ -16,6 +16,7 @@ from sae_lens_maira.activations.block import SkippedStudy
 from sae_lens_maira.activations.inputs import image_inputs
 from sae_lens_maira.activations.plan import EncodedStudy, is_passing_trouble
 from sae_lens_maira.data.study import VIEWS, View
+from sae_lens_maira.errors import MissingPackageError
 
 if TYPE_CHECKING:
     from sae_lens_maira.hooked import HookedMaira2
@@ -79,6 +80,8 @@ def decode_study(
         hashes = {IMAGE_NAMES[name]: hash_image(image) for name, image in opened.items()}
         images = {name: _OpenedImage(image) for name, image in opened.items()}
         inputs = image_inputs(model, replace(study, **images))
+    except MissingPackageError:
+        raise
     except (ValueError, OSError, SyntaxError) as error:
         if is_passing_trouble(error):
             raise

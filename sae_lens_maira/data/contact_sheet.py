@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sae_lens_maira.data.study import VIEWS, Study
 
@@ -53,5 +53,17 @@ def _draw_images(sheet: Image, draw: ImageDraw, study: Study, left: int, top: in
         if image is None:
             draw.rectangle((*corner, corner[0] + side - 1, corner[1] + side - 1), outline=45)
         else:
-            sheet.paste(ImageOps.pad(image.open().convert("L"), (side, side), Image.Resampling.BICUBIC), corner)
+            sheet.paste(ImageOps.pad(_to_8_bits(image.open()), (side, side), Image.Resampling.BICUBIC), corner)
         draw.text((corner[0], top + side), name if image is not None else f"no {name}", _FAINT)
+
+
+def _to_8_bits(image: Image) -> Image:
+    """8-bit grey; deeper images, which Pillow would clip to white, are stretched first."""
+    from sae_lens_maira.data.image_files import DEEP_MODES
+
+    if image.mode not in DEEP_MODES:
+        return image.convert("L")
+    extrema: Any = image.getextrema()
+    low, high = extrema
+    scale = 255 / ((high - low) or 1)
+    return image.convert("F").point(lambda value: value * scale - low * scale).convert("L")

@@ -24,7 +24,6 @@ import tarfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -55,14 +54,14 @@ class TarImage:
     n_bytes: int
 
     def open(self) -> Image:
-        from PIL import Image
+        from sae_lens_maira.data.image_files import check_n_bytes, decode_image
 
+        name = f"image at byte {self.offset} of '{self.path}'"
+        check_n_bytes(self.n_bytes, name)
         with self.path.open("rb") as file:
             file.seek(self.offset)
             content = file.read(self.n_bytes)
-        with Image.open(BytesIO(content)) as image:
-            image.load()
-            return image
+        return decode_image(content, name)
 
 
 def image_key(name: str) -> str:

@@ -67,16 +67,14 @@ class LazyImage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FileImage:
-    """An image file. Every `open` reads the file again, so no file handle outlives the call."""
+    """An image or DICOM file. Every `open` reads the file again, so no file handle outlives the call."""
 
     path: Path
 
     def open(self) -> Image:
-        from PIL import Image
+        from sae_lens_maira.data.image_files import open_image
 
-        with Image.open(self.path) as image:
-            image.load()
-            return image
+        return open_image(self.path)
 
 
 class Box(NamedTuple):

@@ -4,17 +4,20 @@
 
     configuration   Maira2Config: sizes, and the one spelling of config.json that both stacks read
     modeling        Maira2ForConditionalGeneration: LLaVA with a Dinov2 backbone and a deep projector
+    generation      rows with several images under beams; inputs that are too long
     checkpoint      what is wrong with a checkpoint, in one sentence
-    images, dicom   any radiograph to 8-bit grey, stretched
+    images          any radiograph to 8-bit grey, stretched and cut to the model's square
     prompts         FindingsPrompt, PhraseGroundingPrompt, TokenKind: the words MAIRA-2 was trained with
     tokenization    prompts to text, and text to the kind of every token
+    plain_text      texts with placeholders, as transformers' chats and pipelines write them
+    padding         rows of different lengths as one batch
     processing      Maira2Processor: prompts to model inputs, model output to text
     grounding       parse_grounded: sentences with boxes, from output that may be malformed
 
 Importing this package registers the classes with transformers' Auto classes.
 """
 
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from sae_lens_maira.data.study import Box, TokenKind
 from sae_lens_maira.errors import CheckpointError, ImageError
@@ -35,6 +38,7 @@ from sae_lens_maira.maira2.processing import Maira2Processor
 from sae_lens_maira.maira2.prompts import FindingsPrompt, PhraseGroundingPrompt, Prompt
 
 AutoConfig.register(Maira2Config.model_type, Maira2Config, exist_ok=True)
+AutoModel.register(Maira2Config, Maira2Model, exist_ok=True)
 AutoModelForImageTextToText.register(Maira2Config, Maira2ForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(Maira2Config, Maira2Processor, exist_ok=True)
 register_checkpoint_layout()

@@ -1,38 +1,41 @@
-"""Images as MAIRA-2 was trained on them: 8-bit grey, stretched to the full range.
+"""Images as MAIRA-2 was trained on them: 8-bit grey, stretched to the full range, cut to the model's square.
 
-1. Anything that shows a chest X-ray (PIL image, array, image file, DICOM file) becomes one grey plane of floats.
+1. Anything that shows a chest X-ray (PIL image, array, image file, DICOM file) becomes one grey plane.
    8-bit colour goes through PIL's luma, as in the official pipeline; deeper images keep their depth until step 2,
    because PIL's own conversion to 8 bits clips them to white.
 2. The plane is stretched: its minimum becomes 0, its maximum 255, fractions are cut off.
+3. The shorter side is resized to the model's. A strip, whose longer side would become huge, is cut to what the centre
+   crop keeps while it is resized.
 
-For 8-bit images this is the official pipeline to the bit.
+For 8-bit images this is the official pipeline to the bit; in strips, Pillow may round in another order.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
+from sae_lens_maira.data.dicom import LUMA
+from sae_lens_maira.data.image_files import (
+    DEEP_MODES,
+    ImageSource,
+    check_n_pixels,
+    name_with_file,
+    open_image,
+)
 from sae_lens_maira.errors import ImageError
 
+ImageLike: TypeAlias = ImageSource | np.ndarray
+"""A PIL image, an array (height, width[, channels]), the path or contents of a file, or something to open."""
 
-@runtime_checkable
-class OpenableImage(Protocol):
-    """An image that is opened only when its pixels are needed."""
-
-    def open(self) -> Image.Image: ...
-
-
-ImageLike: TypeAlias = Image.Image | np.ndarray | str | Path | OpenableImage
-"""A PIL image, an array (height, width[, channels]), the path of an image or DICOM file, or something to open."""
-
-LUMA: Float[np.ndarray, " colours"] = np.array([0.299, 0.587, 0.114])
-"""Weights of red, green and blue in grey: ITU-R 601-2, as in PIL's conversion."""
-_DEEP_MODES = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
+_BLOCK = 1 << 20
+"""Pixels that are converted at a time, so that no copy of an image in float64 is made."""
+_STRIP = 8
+"""An image is a strip when its longer side is this many times the shorter one; no radiograph is."""
 
 
 def to_stretched_grey(image: ImageLike, name: str = "image") -> Image.Image:
@@ -43,68 +46,69 @@ def to_stretched_grey(image: ImageLike, name: str = "image") -> Image.Image:
         name: what to call the image in errors, such as ``frontal image``.
 
     Raises:
-        ImageError: the image is broken, constant, empty, of an unknown kind, or holds NaN or infinity.
+        ImageError: the image is broken, constant, empty, too large, of an unknown kind, or holds NaN or infinity.
+        OSError: the machine cannot read the image's file now.
     """
-    plane = _grey_plane(image, name)
-    if plane.size == 0:
-        raise ImageError(f"The {name} has no pixels.")
-    if not np.isfinite(plane).all():
-        raise ImageError(f"The {name} holds NaN or infinite values; clean it before use.")
-    plane = plane - plane.min()
-    brightest = plane.max()
-    if brightest == 0:
-        raise ImageError(f"The {name} is constant: every pixel has the same value, so there is nothing to see.")
-    plane /= brightest
-    plane *= 255
-    return Image.fromarray(plane.astype(np.uint8))
-
-
-def _grey_plane(image: ImageLike, name: str) -> Float[np.ndarray, "height width"]:
-    if isinstance(image, (str, Path)):
-        return _grey_plane_of_file(Path(image), name)
-    if isinstance(image, Image.Image):
-        return _grey_plane_of_pil(image, name)
     if isinstance(image, np.ndarray):
-        return _grey_plane_of_array(image, name)
-    if isinstance(image, OpenableImage):
-        return _grey_plane_of_pil(image.open(), name)
-    raise ImageError(
-        f"The {name} is a {type(image).__name__}; expected a PIL image, a numpy array or the path of an image file."
-    )
+        plane = _plane_of_array(image, name)
+    elif isinstance(image, (Image.Image, bytes, str, Path)) or hasattr(image, "open"):
+        opened = open_image(image, name)
+        name = name_with_file(opened, name)
+        plane = np.asarray(opened if opened.mode in DEEP_MODES else _luma(opened, name))
+    else:
+        raise ImageError(
+            f"The {name} is a {type(image).__name__}; expected a PIL image, a numpy array or the path of an image file."
+        )
+    return Image.fromarray(_stretched(plane, name))
 
 
-def _grey_plane_of_file(path: Path, name: str) -> Float[np.ndarray, "height width"]:
-    name = f"{name} '{path}'"
-    if not path.is_file():
-        raise ImageError(f"The {name} does not exist.")
-    with path.open("rb") as file:
-        is_dicom = file.read(132)[128:] == b"DICM"
-    if is_dicom or path.suffix.lower() in {".dcm", ".dicom"}:
-        from sae_lens_maira.maira2.dicom import read_dicom
+def fit_to_crop(image: Image.Image, image_processor: Any) -> Image.Image:
+    """Resize an image as the image processor will, so that it finds the shorter side as it wants it.
 
-        return read_dicom(path, name)
+    One grey channel is resized in place of three equal ones, and of a strip no more than the centre crop keeps.
+
+    Args:
+        image: 8-bit grey.
+        image_processor: transformers' ``BitImageProcessor``.
+    """
+    shortest = (image_processor.size or {}).get("shortest_edge")
+    if not image_processor.do_resize or not image_processor.do_center_crop or not shortest:
+        return image
+    size, resample = _resized(image.size, shortest), image_processor.resample
+    crop = (image_processor.crop_size["width"], image_processor.crop_size["height"])
+    if max(image.size) < _STRIP * min(image.size) or any(c > s for c, s in zip(crop, size, strict=True)):
+        return image.resize(size, resample)
+    box: list[float] = []
+    window: list[int] = []
+    for axis in (0, 1):
+        scale = image.size[axis] / size[axis]
+        start = (size[axis] - crop[axis]) // 2 * scale
+        stop = min(start + crop[axis] * scale, float(image.size[axis]))
+        margin = math.ceil(4 * max(scale, 1))  # more than any filter of Pillow's reaches
+        first = max(math.floor(start) - margin, 0)
+        window += [first, min(math.ceil(stop) + margin, image.size[axis])]
+        box += [start - first, stop - first]
+    # Cut before, since Pillow resizes images that are much taller than wide in another order.
+    cut = image.crop((window[0], window[2], window[1], window[3]))
+    return cut.resize(crop, resample, box=(box[0], box[2], box[1], box[3]))
+
+
+def _resized(size: tuple[int, int], shortest: int) -> tuple[int, int]:
+    """Width and height after transformers' resizing by the shortest edge, which cuts fractions off."""
+    width, height = size
+    short, long = min(size), max(size)
+    longest = int(shortest * long / short)
+    return (shortest, longest) if width <= height else (longest, shortest)
+
+
+def _luma(image: Image.Image, name: str) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            return _grey_plane_of_pil(image, name)
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"The {name} is too large to decode safely ({error}).") from error
-    except OSError as error:
-        raise _broken(name, error) from error
+        return image.convert("L")
+    except ValueError as error:
+        raise ImageError(f"The {name} has colours of mode {image.mode}, which cannot be turned to grey.") from error
 
 
-def _grey_plane_of_pil(image: Image.Image, name: str) -> Float[np.ndarray, "height width"]:
-    filename = getattr(image, "filename", "")
-    if filename and str(filename) not in name:
-        name = f"{name} '{filename}'"
-    try:
-        image.load()
-    except (OSError, SyntaxError) as error:
-        raise _broken(name, error) from error
-    deep = image.mode in _DEEP_MODES
-    return np.array(image if deep else image.convert("L")).astype(np.float64)
-
-
-def _grey_plane_of_array(array: np.ndarray, name: str) -> Float[np.ndarray, "height width"]:
+def _plane_of_array(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype.kind not in "buif":
         raise ImageError(f"The {name} has values of type {array.dtype}; expected integers or floats.")
     if array.ndim == 3 and array.shape[-1] == 1:
@@ -114,12 +118,37 @@ def _grey_plane_of_array(array: np.ndarray, name: str) -> Float[np.ndarray, "hei
         raise ImageError(
             f"The {name} has shape {array.shape}; expected (height, width), or (height, width, 3 or 4) for colour."
         )
-    if not is_colour:
-        return array.astype(np.float64)
+    check_n_pixels(array.shape[0] * array.shape[1], name)
+    if not is_colour or array.size == 0:
+        return array
     if array.dtype == np.uint8:
-        return np.array(Image.fromarray(array[..., :3]).convert("L")).astype(np.float64)
-    return array[..., :3].astype(np.float64) @ LUMA
+        return np.asarray(Image.fromarray(np.ascontiguousarray(array[..., :3])).convert("L"))
+    plane = np.empty(array.shape[:2], dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for row, colours in enumerate(array):
+            plane[row] = colours[:, :3].astype(np.float64) @ LUMA
+    return plane
 
 
-def _broken(name: str, error: Any) -> ImageError:
-    return ImageError(f"The {name} cannot be read ({error}); it may be cut short or not be an image.")
+def _stretched(plane: np.ndarray, name: str) -> np.ndarray:
+    """Stretch values of any type to 0 to 255, in float64."""
+    if plane.size == 0:
+        raise ImageError(f"The {name} has no pixels.")
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high = np.float64(plane.min()), np.float64(plane.max())
+        brightest = high - low
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ImageError(f"The {name} holds NaN or infinite values; clean it before use.")
+    if not np.isfinite(brightest):
+        raise ImageError(f"The {name} holds values from {low:.3g} to {high:.3g}, which are too far apart to compare.")
+    if brightest == 0:
+        raise ImageError(f"The {name} is constant: every pixel has the same value, so there is nothing to see.")
+    stretched = np.empty(plane.shape, dtype=np.uint8)
+    values, target = np.ascontiguousarray(plane).reshape(-1), stretched.reshape(-1)
+    for start in range(0, values.size, _BLOCK):
+        block = values[start : start + _BLOCK].astype(np.float64)
+        block -= low
+        block /= brightest
+        block *= 255
+        target[start : start + _BLOCK] = block
+    return stretched

@@ -8,7 +8,7 @@ projector has four linear layers. Everything else is transformers' own.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaModel, LlavaPreTrainedModel
 
+from sae_lens_maira.errors import PromptError
 from sae_lens_maira.maira2.checkpoint import (
     check_folder,
     clear_loading_errors,
@@ -24,6 +25,10 @@ from sae_lens_maira.maira2.checkpoint import (
     tensors_on_demand,
 )
 from sae_lens_maira.maira2.configuration import TRANSFORMERS_5, Maira2Config
+from sae_lens_maira.maira2.generation import check_length, images_per_row, repeated_order
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Maira2MultiModalProjector(nn.Module):
@@ -60,19 +65,57 @@ class Maira2Model(LlavaModel):
         self.post_init()
 
     def get_image_features(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, pixel_values: Float[Tensor, "n_images 3 height width"], **_: Any
+        self,
+        pixel_values: Float[Tensor, "n_images 3 height width"],
+        vision_feature_layer: int | None = None,
+        vision_feature_select_strategy: str | None = None,
+        image_sizes: None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Embed images as ``n_image_tokens`` token embeddings each.
 
+        Args:
+            pixel_values: of the images.
+            vision_feature_layer: which of the backbone's feature maps, in place of the configuration's.
+            vision_feature_select_strategy: ``default`` (without CLS) or ``full``, in place of the configuration's.
+            image_sizes: None; all images have one size.
+            return_dict: False for a tuple, on transformers 5.
+            kwargs: for the vision backbone: ``output_hidden_states``, ``output_attentions``.
+
         Returns:
-            ``n_images`` tensors of shape (n_image_tokens, d_model), in the container that the installed
-            transformers' LLaVA expects.
+            On transformers 5, a ``BaseModelOutputWithPooling``: ``pooler_output`` has ``n_images`` tensors of shape
+            (n_image_tokens, d_model), ``last_hidden_state`` the feature map with CLS, and ``hidden_states`` and
+            ``attentions`` what the backbone gave. On transformers 4 the list of tensors alone, as for its LLaVA.
+
+        Raises:
+            PromptError: there is no such feature map or strategy.
         """
-        features = self.vision_tower(pixel_values).feature_maps[self.config.vision_feature_layer]
-        if self.config.vision_feature_select_strategy == "default":
-            features = features[:, 1:]  # the first is CLS
-        embeddings: Any = list(self.multi_modal_projector(features))
-        return BaseModelOutputWithPooling(pooler_output=embeddings) if TRANSFORMERS_5 else embeddings
+        if image_sizes is not None:
+            raise PromptError("MAIRA-2 takes images of one size only; leave image_sizes out.")
+        layer = self.config.vision_feature_layer if vision_feature_layer is None else vision_feature_layer
+        strategy = vision_feature_select_strategy or self.config.vision_feature_select_strategy
+        if strategy not in ("default", "full"):
+            raise PromptError(f"vision_feature_select_strategy is {strategy!r}; expected 'default' or 'full'.")
+        outputs = self.vision_tower(pixel_values, **kwargs)
+        maps = outputs.feature_maps
+        if not isinstance(layer, int) or not -len(maps) <= layer < len(maps):
+            raise PromptError(
+                f"vision_feature_layer is {layer!r}, but the vision backbone gives {len(maps)} feature maps "
+                f"({', '.join(self.vision_tower.out_features)}); expected the index of one of them."
+            )
+        features = maps[layer]
+        kept = features[:, 1:] if strategy == "default" else features  # the first is CLS
+        embeddings: Any = list(self.multi_modal_projector(kept))
+        if not TRANSFORMERS_5:
+            return embeddings
+        found = BaseModelOutputWithPooling(
+            last_hidden_state=features,
+            pooler_output=embeddings,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return found.to_tuple() if return_dict is False else found
 
 
 class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
@@ -91,6 +134,14 @@ class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
         self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=False)
         self.post_init()
 
+    @overload
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportOverlappingOverload]
+        cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: Literal[True], **kwargs: Any
+    ) -> tuple[Self, dict[str, Any]]: ...
+    @overload
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self: ...
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a checkpoint, in the ``dtype`` and on the ``device_map`` asked for.
@@ -125,6 +176,10 @@ class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
             model, state_dict, checkpoint_files, *args, **kwargs
         )
 
+    if TYPE_CHECKING:
+        # transformers' own annotation asks for a protocol that no model fulfills.
+        def generate(self, *args: Any, **kwargs: Any) -> Any: ...
+
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         input_ids: Any = None,
@@ -133,9 +188,12 @@ class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
         position_ids: Any = None,
         past_key_values: Any = None,
         inputs_embeds: Any = None,
+        vision_feature_layer: int | None = None,
+        vision_feature_select_strategy: str | None = None,
         labels: Any = None,
         logits_to_keep: Any = 0,
         token_kinds: Any = None,
+        mm_encoder_outputs: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Compute logits, and the loss when ``labels`` are given.
@@ -147,15 +205,22 @@ class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
             position_ids: as for Llama.
             past_key_values: as for Llama.
             inputs_embeds: (batch, sequence, d_model) in place of ``input_ids``.
+            vision_feature_layer: which of the backbone's feature maps, in place of the configuration's.
+            vision_feature_select_strategy: ``default`` or ``full``, in place of the configuration's; ``full`` needs a
+                placeholder more per image.
             labels: (batch, sequence), -100 where no loss is wanted.
             logits_to_keep: how many of the last positions get logits, or which ones; 0 means all.
             token_kinds: ignored; accepted so that a processor's whole output can be passed on.
+            mm_encoder_outputs: images that are embedded already, in place of ``pixel_values``, which is what
+                transformers 5 passes while generating: ``{"image": get_image_features(pixel_values)}``.
             kwargs: as for ``LlavaForConditionalGeneration``: ``use_cache``, ``output_hidden_states``, ...
 
         Raises:
-            ValueError: the input is longer than the model's positions.
+            PromptError: the input, or a cache of fixed size, is longer than the model's positions.
         """
-        self._check_length(input_ids, inputs_embeds, past_key_values)
+        check_length(self.config, inputs_embeds if input_ids is None else input_ids, past_key_values)
+        if mm_encoder_outputs:
+            kwargs["mm_encoder_outputs"] = mm_encoder_outputs
         return super().forward(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -163,21 +228,38 @@ class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            vision_feature_layer=vision_feature_layer,
+            vision_feature_select_strategy=vision_feature_select_strategy,
             labels=labels,
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
 
-    def _check_length(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, cache: Any) -> None:
-        tokens = input_ids if input_ids is not None else inputs_embeds
-        if tokens is None:
-            return
-        n_tokens = tokens.shape[1] + (cache.get_seq_length() if cache is not None else 0)
-        if n_tokens > self.config.n_positions:
-            raise ValueError(
-                f"The input has {n_tokens} tokens but the model has {self.config.n_positions} positions; "
-                "shorten a section or the prior report, or leave out an image."
-            )
+    def _expand_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """Repeat each row ``expand_size`` times, together with its images, be they pixels or embedded already."""
+        pixel_values, embedded = model_kwargs.pop("pixel_values", None), model_kwargs.pop("mm_encoder_outputs", None)
+        images = (embedded or {}).get("image")
+        found = pixel_values if images is None else images.pooler_output
+        if found is not None and expand_size > 1:
+            embeddings = self.get_input_embeddings().weight
+            n_images = images_per_row(self.config, input_ids, model_kwargs.get("inputs_embeds"), embeddings)
+            order = repeated_order(n_images, len(found), expand_size)
+            if images is None:
+                pixel_values = pixel_values[order]
+            else:
+                pooler_output: Any = [found[index] for index in order]
+                embedded = {"image": BaseModelOutputWithPooling(pooler_output=pooler_output)}
+        expand: Any = super()
+        input_ids, model_kwargs = expand._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+        )
+        if pixel_values is not None:
+            model_kwargs["pixel_values"] = pixel_values
+        if embedded is not None:
+            model_kwargs["mm_encoder_outputs"] = embedded
+        return input_ids, model_kwargs
 
 
 def register_checkpoint_layout() -> None:

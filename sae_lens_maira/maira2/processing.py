@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerFast
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 from sae_lens_maira.data.study import TokenKind
+from sae_lens_maira.errors import PromptError
 from sae_lens_maira.maira2.checkpoint import check_processor_folder, clear_loading_errors
 from sae_lens_maira.maira2.configuration import TRANSFORMERS_5
 from sae_lens_maira.maira2.grounding import GroundedReport, parse_grounded
-from sae_lens_maira.maira2.images import to_stretched_grey
-from sae_lens_maira.maira2.prompts import ImageSlot, Prompt
+from sae_lens_maira.maira2.images import ImageLike, fit_to_crop, to_stretched_grey
+from sae_lens_maira.maira2.padding import Padding, PaddingSide, pad_rows, pad_texts, padded_width
+from sae_lens_maira.maira2.plain_text import match_images, refuse_what_cannot_be_given
+from sae_lens_maira.maira2.processor_files import (
+    TOKENIZER_CLASS,
+    tokenizer_class_is_meant,
+    upload_files,
+    write_processor,
+)
+from sae_lens_maira.maira2.prompts import ImageSlot, Prompt, as_batch
 from sae_lens_maira.maira2.tokenization import RenderedPrompt, render_prompt, token_kinds
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 if TRANSFORMERS_5:
     # The plain name needs torchvision there, whose resampling differs from PIL's in the last digits.
     from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil as BitImageProcessor
 else:
     from transformers import BitImageProcessor
-
-PaddingSide = Literal["left", "right"]
 
 
 class Maira2Processor(ProcessorMixin):
@@ -50,7 +57,7 @@ class Maira2Processor(ProcessorMixin):
 
     attributes = ["image_processor", "tokenizer"]  # noqa: RUF012 (transformers reads a plain list)
     image_processor_class = "BitImageProcessor"
-    tokenizer_class = "PreTrainedTokenizerFast"
+    tokenizer_class = TOKENIZER_CLASS
 
     def __init__(
         self,
@@ -66,7 +73,6 @@ class Maira2Processor(ProcessorMixin):
         box_start_token: str = "<box>",
         box_end_token: str = "</box>",
         num_box_coord_bins: int = 100,
-        **_: Any,
     ) -> None:
         self.patch_size = patch_size
         self.vision_feature_select_strategy = vision_feature_select_strategy
@@ -92,33 +98,77 @@ class Maira2Processor(ProcessorMixin):
         n_patches = (crop["height"] // self.patch_size) * (crop["width"] // self.patch_size)
         return n_patches + (self.vision_feature_select_strategy == "full")
 
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of what the processor gives to the model."""
+        return ["input_ids", "attention_mask", "token_kinds", "pixel_values"]
+
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, prompts: Prompt | Sequence[Prompt], padding_side: PaddingSide | None = None, **_: Any
+        self,
+        prompts: Prompt | Sequence[Prompt] | None = None,
+        padding_side: PaddingSide | None = None,
+        *,
+        text: str | Sequence[str] | None = None,
+        images: ImageLike | Sequence[Any] | None = None,
+        videos: None = None,
+        audio: None = None,
+        padding: Padding = True,
+        max_length: int | None = None,
+        truncation: bool | str | None = False,
+        add_special_tokens: bool = True,
+        return_tensors: Literal["pt"] | None = "pt",
     ) -> BatchFeature:
-        """Make model inputs of one prompt or a batch.
+        """Make model inputs of one prompt or a batch, or of plain texts with image placeholders.
 
         Args:
             prompts: what to ask.
             padding_side: where shorter prompts are filled up; by default left for generation, right when every
                 prompt has an assistant text.
+            text: in place of prompts: one text or several, each with a placeholder per image.
+            images: of the texts, in the order of their placeholders, flat or as one list per text.
+            videos, audio: None; transformers' chats pass them.
+            padding: as for transformers' tokenizers: to the longest prompt, to ``max_length``, or none at all.
+            max_length: no prompt may be longer.
+            truncation: False; nothing is cut, since a cut prompt is no prompt of MAIRA-2.
+            add_special_tokens: start texts with the begin of sequence; prompts always do.
+            return_tensors: PyTorch's.
 
         Returns:
-            ``input_ids``, ``attention_mask`` and ``token_kinds`` (:class:`TokenKind` values), each of shape
-            (batch, sequence), and ``pixel_values`` of shape (n_images, 3, height, width): the images of all prompts,
-            in the order of their placeholders.
+            ``input_ids``, ``attention_mask`` and, for prompts, ``token_kinds`` (:class:`TokenKind` values), each of
+            shape (batch, sequence), and ``pixel_values`` of shape (n_images, 3, height, width): the images of all
+            prompts, in the order of their placeholders. Texts without images have no ``pixel_values``.
 
         Raises:
             ImageError: an image cannot be used.
-            ValueError: there is no prompt, or a text contains a special token.
+            PromptError: there is no prompt, a text contains a special token, texts and images do not fit together, or
+                an argument asks for what cannot be given.
         """
-        batch = list(prompts) if isinstance(prompts, Sequence) else [prompts]
-        if not batch:
-            raise ValueError("There is no prompt; give at least one.")
+        refuse_what_cannot_be_given(videos, audio, truncation, return_tensors)
+        if (prompts is None) == (text is None):
+            raise PromptError("Give either prompts, or text= with its images=.")
+        if text is None:
+            if images is not None or not add_special_tokens:
+                raise PromptError("images= and add_special_tokens= belong to text=; a prompt holds its own images.")
+            return self._inputs_of_prompts(as_batch(prompts), padding_side, padding, max_length)
+        texts = [text] if isinstance(text, str) else list(text)
+        found = match_images(texts, images, self.image_token)
+        expanded = [text.replace(self.image_token, self.image_token * self.n_image_tokens) for text in texts]
+        ids = self.tokenizer(expanded, add_special_tokens=add_special_tokens)["input_ids"]
+        width = padded_width([len(row) for row in ids], padding, max_length)
+        inputs = pad_texts(ids, self.tokenizer.pad_token_id, padding_side or "left", width)
+        if found:
+            inputs["pixel_values"] = self._pixels([(image, f"image {i}") for i, image in enumerate(found)])
+        return BatchFeature(inputs)
+
+    def _inputs_of_prompts(
+        self, batch: list[Prompt], padding_side: PaddingSide | None, padding: Padding, max_length: int | None
+    ) -> BatchFeature:
         encoded = [self.encode(prompt) for prompt in batch]
         if padding_side is None:
             padding_side = "right" if all(prompt.assistant_text is not None for prompt in batch) else "left"
-        ids = pad_rows([ids for ids, _ in encoded], self.tokenizer.pad_token_id, padding_side)
-        kinds = pad_rows([kinds for _, kinds in encoded], TokenKind.PAD, padding_side)
+        width = padded_width([len(ids) for ids, _ in encoded], padding, max_length)
+        ids = pad_rows([ids for ids, _ in encoded], self.tokenizer.pad_token_id, padding_side, width)
+        kinds = pad_rows([kinds for _, kinds in encoded], TokenKind.PAD, padding_side, width)
         return BatchFeature(
             {
                 "input_ids": ids,
@@ -143,8 +193,23 @@ class Maira2Processor(ProcessorMixin):
     def pixel_values(self, prompts: Sequence[Prompt]) -> Tensor:
         """Images of all prompts, in order, as (n_images, 3, height, width)."""
         slots = [piece for prompt in prompts for piece in prompt.pieces() if isinstance(piece, ImageSlot)]
-        images = [to_stretched_grey(slot.image, slot.name) for slot in slots]
-        return self.image_processor(images, return_tensors="pt")["pixel_values"]
+        return self._pixels([(slot.image, slot.name) for slot in slots])
+
+    def _pixels(self, images: Sequence[tuple[ImageLike, str]]) -> Tensor:
+        """Pixel values of images and their names."""
+        fitted = [fit_to_crop(to_stretched_grey(image, name), self.image_processor) for image, name in images]
+        return self.image_processor(fitted, return_tensors="pt")["pixel_values"]
+
+    def _get_num_multimodal_tokens(self, image_sizes: Sequence[Sequence[int]] | None = None) -> MultiModalData:
+        """Placeholder tokens that images of these sizes take, which is what vLLM asks for.
+
+        Args:
+            image_sizes: height and width of each image; all take the same number.
+        """
+        if image_sizes is None:
+            return MultiModalData()
+        n_images = len(image_sizes)
+        return MultiModalData(num_image_tokens=[self.n_image_tokens] * n_images, num_image_patches=[1] * n_images)
 
     def decode_reports(self, output_ids: Int[Tensor, "batch n_tokens"], input_ids: Tensor | None = None) -> list[str]:
         """Text of generated answers, without special tokens and the space that every answer starts with.
@@ -164,42 +229,43 @@ class Maira2Processor(ProcessorMixin):
         return [parse_grounded(text) for text in self.decode_reports(output_ids, input_ids)]
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, save_directory: str | Path, **_: Any
+        self, save_directory: str | Path, push_to_hub: bool = False, **hub_options: Any
     ) -> list[str]:
-        """Write the processor in the official layout, which both transformers 4 and 5 read."""
+        """Write the processor in the official layout, which both transformers 4 and 5 read.
+
+        Args:
+            save_directory: made if it is not there.
+            push_to_hub: upload the written files to the Hub as well.
+            hub_options: of :func:`~sae_lens_maira.maira2.processor_files.upload_files`, together with ``push_to_hub``.
+
+        Returns:
+            the paths of the files.
+
+        Raises:
+            PromptError: there are options for the Hub, but nothing is to be pushed.
+        """
+        if hub_options and not push_to_hub:
+            raise PromptError(f"{', '.join(hub_options)} can be given with push_to_hub=True only.")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        all_image_fields = self.image_processor.to_dict()
-        image_fields = {name: all_image_fields[name] for name in all_image_fields if not name.startswith("_")}
-        specials = {
-            name: str(getattr(self.tokenizer, name))
-            for name in ("bos_token", "eos_token", "pad_token", "unk_token")
-            if getattr(self.tokenizer, name) is not None
-        }
-        class_fields = {"processor_class": type(self).__name__}
-        files = {
-            "preprocessor_config.json": {
-                **image_fields,
-                "image_processor_type": "BitImageProcessor",
-                **class_fields,
-            },
-            "processor_config.json": {**self.saved_fields, **class_fields},
-            "chat_template.json": {"chat_template": self.chat_template or self.tokenizer.chat_template},
-            "tokenizer_config.json": {
-                **specials,
-                "additional_special_tokens": [self.image_token],
-                "clean_up_tokenization_spaces": False,
-                "tokenizer_class": self.tokenizer_class,
-            },
-            "special_tokens_map.json": {**specials, "additional_special_tokens": [self.image_token]},
-        }
-        for name, fields in files.items():
-            (folder / name).write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-        return [str(folder / name) for name in (*files, "tokenizer.json")]
+        names = write_processor(self, folder)
+        if push_to_hub:
+            upload_files(folder, names, **hub_options)
+        return [str(folder / name) for name in names]
+
+    def push_to_hub(self, repo_id: str, **hub_options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Upload the processor's files to a repository, and return its full name.
+
+        Args:
+            repo_id: where to.
+            hub_options: of :func:`~sae_lens_maira.maira2.processor_files.upload_files`.
+        """
+        with TemporaryDirectory() as folder:
+            names = write_processor(self, Path(folder))
+            return upload_files(Path(folder), names, repo_id=repo_id, **hub_options)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Load the processor of a checkpoint: a folder or a Hub id.
 
         Raises:
@@ -219,26 +285,6 @@ class Maira2Processor(ProcessorMixin):
         an image differently from the checkpoint's ``tokenizer.json``.
         """
         kwargs.pop("trust_remote_code", None)
-        with _tokenizer_class_is_meant():
+        with tokenizer_class_is_meant():
             tokenizer = PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return [BitImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs), tokenizer]
-
-
-def pad_rows(rows: list[np.ndarray], value: int, side: PaddingSide) -> Int[Tensor, "batch sequence"]:
-    """Stack rows of different lengths, the shorter ones filled up with a value on one side."""
-    width = max(len(row) for row in rows)
-    padded = torch.full((len(rows), width), int(value), dtype=torch.long)
-    for target, row in zip(padded, rows, strict=True):
-        target[slice(0, len(row)) if side == "right" else slice(width - len(row), width)] = torch.from_numpy(row)
-    return padded
-
-
-@contextmanager
-def _tokenizer_class_is_meant() -> Iterator[None]:
-    """Keep transformers 4 from warning that the checkpoint names another tokenizer class."""
-    logger = logging.getLogger("transformers.tokenization_utils_base")
-    was_disabled, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = was_disabled

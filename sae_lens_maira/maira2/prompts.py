@@ -6,10 +6,12 @@ knows what it is, so that tokens can later be told apart by kind.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sae_lens_maira.data.study import TokenKind
+from sae_lens_maira.errors import PromptError
 from sae_lens_maira.maira2.images import ImageLike
 
 _TASK = (
@@ -67,7 +69,7 @@ class FindingsPrompt:
         assistant_text: the report itself, for teacher forcing.
 
     Raises:
-        ValueError: there is no frontal image.
+        PromptError: there is no frontal image.
     """
 
     frontal: ImageLike
@@ -84,7 +86,7 @@ class FindingsPrompt:
         if self.frontal is None:
             others = [name for name in ("lateral", "prior") if getattr(self, name) is not None]
             given = f" beside the {' and the '.join(others)} image" if others else ""
-            raise ValueError(f"The prompt has no frontal image{given}; MAIRA-2 always needs the current frontal one.")
+            raise PromptError(f"The prompt has no frontal image{given}; MAIRA-2 always needs the current frontal one.")
 
     def pieces(self) -> list[Piece]:
         """The user message, in order."""
@@ -128,7 +130,7 @@ class PhraseGroundingPrompt:
         assistant_text: the answer, for teacher forcing.
 
     Raises:
-        ValueError: there is no image or no phrase.
+        PromptError: there is no image or no phrase.
     """
 
     frontal: ImageLike
@@ -137,9 +139,9 @@ class PhraseGroundingPrompt:
 
     def __post_init__(self) -> None:
         if self.frontal is None:
-            raise ValueError("The prompt has no frontal image; phrase grounding needs one.")
+            raise PromptError("The prompt has no frontal image; phrase grounding needs one.")
         if not self.phrase:
-            raise ValueError("The prompt has no phrase; say which finding is to be located.")
+            raise PromptError("The prompt has no phrase; say which finding is to be located.")
 
     def pieces(self) -> list[Piece]:
         """The user message, in order."""
@@ -151,6 +153,24 @@ class PhraseGroundingPrompt:
 
 
 Prompt: TypeAlias = FindingsPrompt | PhraseGroundingPrompt
+
+
+def as_batch(prompts: Prompt | Sequence[Prompt] | None) -> list[Prompt]:
+    """One prompt or several as a list, each checked to be a prompt.
+
+    Raises:
+        PromptError: there is none, or something else is among them.
+    """
+    batch: list[Any] = list(prompts) if isinstance(prompts, (list, tuple)) else [prompts]
+    if not batch:
+        raise PromptError("There is no prompt; give at least one.")
+    for prompt in batch:
+        if not isinstance(prompt, (FindingsPrompt, PhraseGroundingPrompt)):
+            raise PromptError(
+                f"A prompt is a {type(prompt).__name__}; expected a FindingsPrompt or a PhraseGroundingPrompt, or else "
+                "a text as text= with its images=."
+            )
+    return batch
 
 
 def _section(text: str | None, kind: TokenKind) -> Text:

@@ -92,7 +92,7 @@ def test_image_hashes_are_those_of_the_pixels(cache_path):
     assert first.images["frontal"] == hashlib.sha256(header + image.tobytes()).hexdigest()
     expected = {"frontal"} | {
         name
-        for name, image in (("lateral", studies[0].lateral), ("prior_frontal", studies[0].prior_frontal))
+        for name, image in (("lateral", studies[0].lateral), ("prior", studies[0].prior_frontal))
         if image is not None
     }
     assert set(first.images) == expected

@@ -4,13 +4,14 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from PIL import Image
 
 from sae_lens_maira.errors import ImageError
 from sae_lens_maira.maira2 import FindingsPrompt, to_stretched_grey
+from sae_lens_maira.maira2.images import fit_to_crop
 
 
 def stretched_by_hand(plane):
@@ -137,3 +138,46 @@ def test_pixel_values_by_hand(processor):
     assert inputs["pixel_values"].shape == (1, 3, 70, 70)
     for channel in inputs["pixel_values"][0].numpy():
         assert np.abs(channel - expected).max() < 1e-6
+
+
+sides = st.integers(1, 400)
+
+
+def pixels_both_ways(processor, width, height, seed=0):
+    """Grey levels of the processor's pixel values; those of Pillow's whole resized image; and the fitted image."""
+    plane = np.random.default_rng(seed).integers(0, 255, (height, width), dtype=np.uint8)
+    image = Image.fromarray(plane)
+    fitted = fit_to_crop(image, processor.image_processor)
+    pixels = np.asarray(processor.image_processor(fitted, return_tensors="np")["pixel_values"])[0, 0]
+    size = (70, int(70 * height / width)) if width <= height else (int(70 * width / height), 70)
+    left, top = (size[0] - 70) // 2, (size[1] - 70) // 2
+    expected = np.asarray(image.resize(size, Image.Resampling.BICUBIC))[top : top + 70, left : left + 70]
+    return np.rint((pixels * 0.2583 + 0.5307) * 255), expected.astype(float), fitted
+
+
+@given(short=sides, ratio=st.floats(1, 7.99), is_tall=st.booleans(), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_fitting_changes_no_pixel(processor, short, ratio, is_tall, seed):
+    size = (short, int(short * ratio)) if is_tall else (int(short * ratio), short)
+    found, expected, _ = pixels_both_ways(processor, *size, seed)
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "size", [(3000, 3), (3, 3000), (701, 70), (70, 999), (5000, 1), (1, 5000), (60, 6000), (8000, 90)]
+)
+def test_a_strip_is_cut_to_its_middle_before_it_is_enlarged(processor, size):
+    """No value is off by more than the rounding of one grey level, and hardly one by that."""
+    found, expected, fitted = pixels_both_ways(processor, *size)
+    assert fitted.size == (70, 70)
+    assert np.abs(found - expected).max() < 1.01
+    assert (found != expected).mean() < 0.001
+
+
+@pytest.mark.parametrize("size", [(90, 8000), (700, 6000)])
+def test_a_tall_strip_that_is_shrunk_keeps_its_place(processor, size):
+    """Pillow shrinks tall images column first, and so rounds in another order; a shift by one row would be seen."""
+    found, expected, fitted = pixels_both_ways(processor, *size)
+    assert fitted.size == (70, 70)
+    assert np.abs(found - expected).mean() < 0.5
+    assert np.abs(found[..., 1:, :] - expected[..., :-1, :]).mean() > 5

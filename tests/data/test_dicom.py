@@ -4,11 +4,11 @@ import builtins
 
 import numpy as np
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
-from sae_lens_maira.errors import ImageError
+from sae_lens_maira.data import FileImage
+from sae_lens_maira.errors import ImageError, UserError
 from sae_lens_maira.maira2 import to_stretched_grey
+from tests.data.dicom_files import dicom_file
 
 RAMP = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60
 
@@ -16,29 +16,7 @@ RAMP = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60
 @pytest.fixture
 def write(tmp_path):
     def write_dicom(pixels, photometric="MONOCHROME2", name="film.dcm", **tags):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-        meta.MediaStorageSOPInstanceUID = generate_uid()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        path = tmp_path / name
-        dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-        dataset.SOPClassUID = meta.MediaStorageSOPClassUID
-        dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-        is_colour = pixels.ndim == 3
-        dataset.Rows, dataset.Columns = pixels.shape[:2]
-        dataset.SamplesPerPixel = 3 if is_colour else 1
-        if is_colour:
-            dataset.PlanarConfiguration = 0
-        dataset.PhotometricInterpretation = photometric
-        dataset.BitsAllocated = 8 * pixels.dtype.itemsize
-        dataset.BitsStored = dataset.BitsAllocated
-        dataset.HighBit = dataset.BitsStored - 1
-        dataset.PixelRepresentation = 0
-        dataset.PixelData = pixels.tobytes()
-        for tag, value in tags.items():
-            setattr(dataset, tag, value)
-        dataset.save_as(path, enforce_file_format=True)
-        return path
+        return dicom_file(tmp_path / name, pixels, photometric, **tags)
 
     return write_dicom
 
@@ -83,6 +61,40 @@ def test_colour_becomes_luma(write):
     assert grey(write(colour, "RGB")).tolist() == [[99, 255, 0]]
 
 
+def test_colours_stored_as_ybr_are_converted_once(write):
+    """Red, green and blue of 200 in YBR_FULL (PS3.3 C.7.6.3.1.2), rounded."""
+    ybr = np.array([[[60, 94, 228], [117, 62, 44], [23, 228, 112]]], dtype=np.uint8)
+    assert np.abs(grey(write(ybr, "YBR_FULL")) - [[99, 255, 0]]).max() <= 2
+
+
+def test_of_several_frames_the_first_is_taken(write):
+    frames = np.concatenate([RAMP, RAMP[::-1] * 2])
+    path = write(frames, NumberOfFrames=2, Rows=8)
+    assert (grey(path) == np.floor(RAMP / RAMP.max() * 255)).all()
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"Rows": 65535, "Columns": 65535}, "too large to decode safely"),
+        ({"Rows": 0}, "cannot be read as DICOM"),
+        ({"Rows": 9}, "cannot be read as DICOM"),
+        ({"BitsAllocated": 7}, "cannot be read as DICOM"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "unsupported photometric interpretation PALETTE COLOR"),
+        ({"WindowCenter": 1, "WindowWidth": 0}, "cannot be read as DICOM"),
+    ],
+)
+def test_a_header_that_does_not_fit_is_refused(write, tags, message):
+    path = write(RAMP, **tags)
+    for image in (path, FileImage(path)):
+        with pytest.raises(ImageError, match=message):
+            to_stretched_grey(image)
+
+
+def test_a_deflated_file_opens(write):
+    assert (grey(write(RAMP, deflated=True)) == np.floor(RAMP / RAMP.max() * 255)).all()
+
+
 def test_a_damaged_file_is_refused_by_name(write):
     path = write(RAMP)
     path.write_bytes(path.read_bytes()[:-40])
@@ -100,5 +112,7 @@ def test_without_pydicom_the_extra_is_named(write, monkeypatch):
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", import_without_pydicom)
-    with pytest.raises(ImportError, match=r"pip install 'sae-lens-maira\[dicom\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'sae-lens-maira\[dicom\]'") as caught:
         to_stretched_grey(path)
+    assert isinstance(caught.value, UserError)
+    assert not isinstance(caught.value, ImageError)  # no study is to be left out for it
