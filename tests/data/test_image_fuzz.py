@@ -3,6 +3,7 @@
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ KINDS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "dicom", "deflated 
 def sound_file(kind: str, folder: Path) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 255, (24, 24), dtype=np.uint8)
     if kind.endswith("dicom"):
-        tags = {"WindowCenter": 100, "WindowWidth": 90, "RescaleSlope": 1, "RescaleIntercept": 0}
+        tags: dict[str, Any] = {"WindowCenter": 100, "WindowWidth": 90, "RescaleSlope": 1, "RescaleIntercept": 0}
         path = dicom_file(folder / "film", pixels.astype(np.uint16), deflated=kind.startswith("deflated"), **tags)
         return path.read_bytes()
     buffer = io.BytesIO()

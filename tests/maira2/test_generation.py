@@ -1,5 +1,7 @@
 """Generation with several images per prompt: beams, several answers, caches, compiled steps."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -142,7 +144,8 @@ def test_a_decoding_step_with_a_static_cache_is_one_graph(tiny_model, processor,
     """``fullgraph`` makes any break of the graph an error."""
     torch.compiler.reset()
     inputs = processor(prompts[:2])
-    config = CompileConfig(fullgraph=True, backend="eager", mode=None)
+    options: Any = {"fullgraph": True, "backend": "eager", "mode": None}
+    config: Any = CompileConfig(**options)
     config._compile_all_devices = True
     try:
         compiled = greedy(tiny_model, inputs, cache_implementation="static", compile_config=config)
