@@ -43,6 +43,10 @@ class CacheError(UserError):
     """A cache cannot be used; the message names it and what is wrong."""
 
 
+class CacheNotFound(CacheError, FileNotFoundError):
+    """There is no cache in a folder; the message says how to make one."""
+
+
 class CacheMismatch(CacheError):
     """A cache was made with something else; the message says what differs."""
 
@@ -65,6 +69,14 @@ class DashboardError(UserError):
 
 class ViewError(UserError):
     """A gallery cannot be served; the message says why and what to do."""
+
+
+class PackageMissing(UserError, ImportError):
+    """An optional package is not installed; the message says how to install it."""
+
+
+class PromptError(UserError):
+    """A prompt cannot be used; the message says why."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sae_lens_maira.activations.config import CacheSettings
+from sae_lens_maira.activations.config import WriteConfig
 from sae_lens_maira.activations.format import SkippedStudy
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import RowError
@@ -62,7 +62,7 @@ class UnitPlanner:
         settings: how to cache.
     """
 
-    def __init__(self, model: HookedMaira2, settings: CacheSettings) -> None:
+    def __init__(self, model: HookedMaira2, settings: WriteConfig) -> None:
         self._studies, self._processor, self._policy = model.reader.studies, model.processor, model.policy
         self._vocabulary, self._max_length = model.row_vocabulary, model.cfg.n_ctx
         self._settings = settings

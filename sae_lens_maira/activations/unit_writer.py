@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sae_lens_maira.activations.config import CacheSettings
+from sae_lens_maira.activations.config import WriteConfig
 from sae_lens_maira.activations.decode_ahead import DecodedStudy
 from sae_lens_maira.activations.format import NORMS_PREFIX, CachedStudy, SkippedStudy, UnitRecord, write_unit
 from sae_lens_maira.activations.plan import EncodedStudy
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class UnitInMemory:
     """Activations of the studies of one unit, without padding."""
 
-    def __init__(self, settings: CacheSettings) -> None:
+    def __init__(self, settings: WriteConfig) -> None:
         self._settings = settings
         self._activations: dict[int, dict[str, Tensor]] = {}
         self._decoded: dict[int, tuple[EncodedStudy, dict[str, str]]] = {}
@@ -68,7 +68,7 @@ class UnitInMemory:
             if not norms.isfinite().all():
                 raise CacheError(
                     f"Activations at {name} reach {values.abs().max():.3g}, which {self._settings.dtype} cannot hold; "
-                    "choose cache.dtype bfloat16 or float32."
+                    "choose dtype bfloat16 or float32."
                 )
         self._activations[encoded.index] = stored
         self._decoded[encoded.index] = (encoded, study.images)

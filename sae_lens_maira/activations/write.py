@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from sae_lens_maira.activations.config import CacheSettings, Shard
+from sae_lens_maira.activations.config import Shard, WriteConfig
 from sae_lens_maira.activations.decode_ahead import decode_study, map_ahead
 from sae_lens_maira.activations.format import (
     HEADER_NAME,
@@ -94,7 +94,7 @@ class _Job:
 def write_cache(
     model: HookedMaira2,
     path: Path,
-    settings: CacheSettings,
+    settings: WriteConfig,
     *,
     shard: Shard | None = None,
     about: Mapping[str, Any] | None = None,
@@ -143,9 +143,7 @@ def write_cache(
     return report
 
 
-def _open_or_start(
-    model: HookedMaira2, path: Path, settings: CacheSettings, about: Mapping[str, Any]
-) -> dict[str, Any]:
+def _open_or_start(model: HookedMaira2, path: Path, settings: WriteConfig, about: Mapping[str, Any]) -> dict[str, Any]:
     for name in settings.hook_names:
         model.check_hook_name(name)
         if not name.startswith("blocks."):
@@ -163,7 +161,7 @@ def _open_or_start(
     return header
 
 
-def _announce(model: HookedMaira2, path: Path, settings: CacheSettings, n_units: int, n_done: int) -> None:
+def _announce(model: HookedMaira2, path: Path, settings: WriteConfig, n_units: int, n_done: int) -> None:
     n_studies = min((n_units - n_done) * settings.unit_size, len(model.reader.studies))
     n_tokens = n_studies * _tokens_per_study(model, settings)
     n_bytes = n_tokens * (
@@ -185,7 +183,7 @@ def _announce(model: HookedMaira2, path: Path, settings: CacheSettings, n_units:
         logger.warning("The cache will probably not fit: it needs about %s more.", _readable(n_bytes - free))
 
 
-def _tokens_per_study(model: HookedMaira2, settings: CacheSettings) -> float:
+def _tokens_per_study(model: HookedMaira2, settings: WriteConfig) -> float:
     """Estimated from a sample, evenly spaced over the source."""
     n_studies = len(model.reader.studies)
     plan = UnitPlanner(model, settings).plan(0, range(0, n_studies, -(-n_studies // _N_SAMPLED_STUDIES)))
@@ -204,7 +202,7 @@ def _readable(n_bytes: float) -> str:
 def _write_units(
     model: HookedMaira2,
     path: Path,
-    settings: CacheSettings,
+    settings: WriteConfig,
     cache: str,
     units: range,
     done: Mapping[int, UnitRecord],
@@ -259,7 +257,7 @@ def _write_units(
         write_skipped(path, skipped)
         raise CacheError(
             f"{n_skipped} of {n_all} studies cannot be cached ({describe_skipped(skipped)}), more than "
-            f"cache.max_skipped_share {settings.max_skipped_share:g} allows; see '{path / SKIPPED_NAME}', and raise "
+            f"max_skipped_share {settings.max_skipped_share:g} allows; see '{path / SKIPPED_NAME}', and raise "
             "the share to go on without them."
         )
 

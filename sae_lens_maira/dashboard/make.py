@@ -21,6 +21,7 @@ from sae_lens_maira.dashboard.data_files import INDEX
 from sae_lens_maira.dashboard.gallery import GalleryText, write_features, write_index, write_static, write_studies
 from sae_lens_maira.dashboard.images import ImageWriter, with_shared_images
 from sae_lens_maira.dashboard.origin import Origin
+from sae_lens_maira.dashboard.settings import DashboardSettings
 from sae_lens_maira.dashboard.standard.neuronpedia import write_neuronpedia
 from sae_lens_maira.dashboard.standard.pages import write_pages
 from sae_lens_maira.data.study import Study
@@ -36,70 +37,6 @@ if TYPE_CHECKING:
     from sae_lens_maira.activations import ActivationCache
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DashboardSettings:
-    """What to make.
-
-    Args:
-        title: the gallery's heading.
-        pages: features that get sae-dashboard's page: a number for so many of the strongest, ``all``, ``none``, or a
-            list of features such as ``3,17,256``.
-        neuronpedia: also write Neuronpedia's files for the same features, from shareable studies.
-        sae_set: Neuronpedia's name of the set that the SAE belongs to.
-        include_private: show studies that may not leave this machine, with a banner.
-        n_studies: studies from the start of the source; None for all.
-        n_examples: studies a feature.
-        image_size: longer side of an image, in pixels, at most.
-        batch_size: studies a forward.
-    """
-
-    title: str = "SAE features of MAIRA-2"
-    pages: str = "100"
-    neuronpedia: bool = False
-    sae_set: str = "maira-2-sae"
-    include_private: bool = False
-    n_studies: int | None = None
-    n_examples: int = 8
-    image_size: int = 256
-    batch_size: int = 16
-
-    def __post_init__(self) -> None:
-        self.page_list(1 << 30, [])
-        for name in ("n_studies", "n_examples", "image_size", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise DashboardError(f"{name} is {value}; it must be at least 1.")
-
-    def shows(self, study: Study) -> bool:
-        """Whether a study's text and images are shown."""
-        return study.shareable or self.include_private
-
-    def page_list(self, n_features: int, strongest: Sequence[int]) -> list[int]:
-        """The features that ``pages`` names.
-
-        Args:
-            n_features: the SAE's.
-            strongest: features, strongest first.
-
-        Raises:
-            DashboardError: ``pages`` cannot be understood, or names a feature that does not exist.
-        """
-        if self.pages in ("all", "none"):
-            return list(range(n_features)) if self.pages == "all" and strongest else []
-        try:
-            numbers = [int(part) for part in self.pages.split(",") if part.strip()]
-        except ValueError:
-            numbers = []
-        if not numbers or ("," not in self.pages and numbers[0] < 0):
-            raise DashboardError(f"pages is '{self.pages}'; give a number, all, none, or features such as 3,17,256.")
-        if "," not in self.pages:
-            return list(strongest[: numbers[0]])
-        outside = [feature for feature in numbers if not 0 <= feature < n_features]
-        if outside:
-            raise DashboardError(f"There is no feature {outside[0]}; the SAE has {n_features}.")
-        return numbers
 
 
 @dataclass(frozen=True)
@@ -158,8 +95,10 @@ def make_dashboards(
     Raises:
         DashboardError: the folder holds something else, or there is nothing to show.
         SaeMismatch: the SAE belongs to another model.
+        PackageMissing: sae-dashboard is not installed.
     """
     settings = settings or DashboardSettings()
+    settings.check_packages()
     check_sae_fits(sae, model)
     check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)

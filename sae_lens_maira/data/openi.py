@@ -29,7 +29,7 @@ from sae_lens_maira.data.openi_reports import (
     read_reports,
     report_number,
 )
-from sae_lens_maira.data.source import SourceConfig, StudySource
+from sae_lens_maira.data.source import OpeniConfig, StudySource
 from sae_lens_maira.data.study import LazyImage, Study
 from sae_lens_maira.errors import SourceError
 
@@ -40,13 +40,13 @@ class OpeniSource(StudySource):
     """Open-i's studies, by the number of their report.
 
     Args:
-        config: of kind ``openi``.
+        config: where it lies, and what is taken from it.
 
     Raises:
         SourceError: reports or images are missing or malformed.
     """
 
-    def __init__(self, config: SourceConfig) -> None:
+    def __init__(self, config: OpeniConfig) -> None:
         path = packaged_reports() if config.path is None else Path(config.path)
         digest = hashlib.sha256()
         reports: list[OpeniReport] = []

@@ -29,6 +29,7 @@ with warnings.catch_warnings():
     from transformer_lens.hook_points import HookedRootModule, HookPoint
 
 from sae_lens_maira.data.study import Study
+from sae_lens_maira.errors import HookPointError
 from sae_lens_maira.hooked.points import apply_hooks, first, gather, is_active, torch_hooks
 from sae_lens_maira.maira2 import Maira2ForConditionalGeneration, Maira2Processor
 from sae_lens_maira.rows.dataset import StudyRows, build_rows
@@ -289,7 +290,7 @@ class HookedMaira2(HookedRootModule):
         if name not in self.hook_dict:
             close = difflib.get_close_matches(name, self.hook_dict, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(close)}?" if close else "see model.hook_dict."
-            raise ValueError(f"There is no hook point '{name}' in a model of {self.cfg.n_layers} layers; {hint}")
+            raise HookPointError(f"There is no hook point '{name}' in a model of {self.cfg.n_layers} layers; {hint}")
 
     def _n_layers_with_hooks(self) -> int:
         """How many layers have to run for every hook to be called."""

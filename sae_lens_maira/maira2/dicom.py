@@ -21,16 +21,16 @@ def read_dicom(path: Path, name: str) -> Float[np.ndarray, "height width"]:
 
     Raises:
         ImageError: the file is no readable DICOM image.
-        ImportError: pydicom is not installed.
+        PackageMissing: pydicom is not installed.
     """
-    from sae_lens_maira.errors import ImageError
+    from sae_lens_maira.errors import ImageError, PackageMissing
     from sae_lens_maira.maira2.images import LUMA
 
     try:
         import pydicom
         from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, convert_color_space
     except ImportError as error:
-        raise ImportError(f"Reading the {name} needs pydicom: pip install 'sae-lens-maira[dicom]'.") from error
+        raise PackageMissing(f"Reading the {name} needs pydicom: pip install 'sae-lens-maira[dicom]'.") from error
     try:
         dataset: Any = pydicom.dcmread(path)
         pixels = dataset.pixel_array

@@ -17,6 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaModel, LlavaPreTrainedModel
 
+from sae_lens_maira.errors import PromptError
 from sae_lens_maira.maira2.checkpoint import (
     check_folder,
     clear_loading_errors,
@@ -153,7 +154,7 @@ class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
             kwargs: as for ``LlavaForConditionalGeneration``: ``use_cache``, ``output_hidden_states``, ...
 
         Raises:
-            ValueError: the input is longer than the model's positions.
+            PromptError: the input is longer than the model's positions.
         """
         self._check_length(input_ids, inputs_embeds, past_key_values)
         return super().forward(
@@ -174,7 +175,7 @@ class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
             return
         n_tokens = tokens.shape[1] + (cache.get_seq_length() if cache is not None else 0)
         if n_tokens > self.config.n_positions:
-            raise ValueError(
+            raise PromptError(
                 f"The input has {n_tokens} tokens but the model has {self.config.n_positions} positions; "
                 "shorten a section or the prior report, or leave out an image."
             )

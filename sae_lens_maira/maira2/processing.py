@@ -17,6 +17,7 @@ from transformers import BatchFeature, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
 from sae_lens_maira.data.study import TokenKind
+from sae_lens_maira.errors import PromptError
 from sae_lens_maira.maira2.checkpoint import check_processor_folder, clear_loading_errors
 from sae_lens_maira.maira2.configuration import TRANSFORMERS_5
 from sae_lens_maira.maira2.grounding import GroundedReport, parse_grounded
@@ -109,11 +110,11 @@ class Maira2Processor(ProcessorMixin):
 
         Raises:
             ImageError: an image cannot be used.
-            ValueError: there is no prompt, or a text contains a special token.
+            PromptError: there is no prompt, or a text contains a special token.
         """
         batch = list(prompts) if isinstance(prompts, Sequence) else [prompts]
         if not batch:
-            raise ValueError("There is no prompt; give at least one.")
+            raise PromptError("There is no prompt; give at least one.")
         encoded = [self.encode(prompt) for prompt in batch]
         if padding_side is None:
             padding_side = "right" if all(prompt.assistant_text is not None for prompt in batch) else "left"

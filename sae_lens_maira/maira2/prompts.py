@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from sae_lens_maira.data.study import TokenKind
+from sae_lens_maira.errors import PromptError
 from sae_lens_maira.maira2.images import ImageLike
 
 _TASK = (
@@ -67,7 +68,7 @@ class FindingsPrompt:
         assistant_text: the report itself, for teacher forcing.
 
     Raises:
-        ValueError: there is no frontal image.
+        PromptError: there is no frontal image.
     """
 
     frontal: ImageLike
@@ -84,7 +85,12 @@ class FindingsPrompt:
         if self.frontal is None:
             others = [name for name in ("lateral", "prior") if getattr(self, name) is not None]
             given = f" beside the {' and the '.join(others)} image" if others else ""
-            raise ValueError(f"The prompt has no frontal image{given}; MAIRA-2 always needs the current frontal one.")
+            raise PromptError(f"The prompt has no frontal image{given}; MAIRA-2 always needs the current frontal one.")
+
+    @property
+    def max_new_tokens(self) -> int:
+        """An upper bound for the answer, as in the model's own examples."""
+        return 450 if self.grounded else 300
 
     def pieces(self) -> list[Piece]:
         """The user message, in order."""
@@ -128,7 +134,7 @@ class PhraseGroundingPrompt:
         assistant_text: the answer, for teacher forcing.
 
     Raises:
-        ValueError: there is no image or no phrase.
+        PromptError: there is no image or no phrase.
     """
 
     frontal: ImageLike
@@ -137,9 +143,9 @@ class PhraseGroundingPrompt:
 
     def __post_init__(self) -> None:
         if self.frontal is None:
-            raise ValueError("The prompt has no frontal image; phrase grounding needs one.")
+            raise PromptError("The prompt has no frontal image; phrase grounding needs one.")
         if not self.phrase:
-            raise ValueError("The prompt has no phrase; say which finding is to be located.")
+            raise PromptError("The prompt has no phrase; say which finding is to be located.")
 
     def pieces(self) -> list[Piece]:
         """The user message, in order."""

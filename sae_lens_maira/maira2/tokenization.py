@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from sae_lens_maira.data.study import TokenKind
+from sae_lens_maira.errors import CheckpointError, PromptError
 from sae_lens_maira.maira2.prompts import ImageSlot, Piece, Prompt, Text
 
 
@@ -52,7 +53,8 @@ def render_prompt(prompt: Prompt, tokenizer: Any, chat_template: str | None, pla
         placeholder: the image token, ``<image>``.
 
     Raises:
-        ValueError: a text contains a special token, or the template drops or changes a piece.
+        PromptError: a text contains a special token.
+        CheckpointError: the template drops or changes a piece.
     """
     pieces = prompt.pieces()
     answer = prompt.assistant_text
@@ -124,11 +126,11 @@ def _refuse_special_tokens(pieces: list[Piece], answer: str | None, tokenizer: A
         for special in tokenizer.all_special_tokens:
             if special in part.text:
                 field = part.kind.name.lower().replace("_", " ")
-                raise ValueError(f"The {field} text contains the special token '{special}'; remove it.")
+                raise PromptError(f"The {field} text contains the special token '{special}'; remove it.")
 
 
 def _find(words: str, text: str, cursor: int) -> int:
     start = text.find(words, cursor)
     if start < 0:
-        raise ValueError(f"The checkpoint's chat template drops or changes '{words[:60]}'; it is not MAIRA-2's.")
+        raise CheckpointError(f"The checkpoint's chat template drops or changes '{words[:60]}'; it is not MAIRA-2's.")
     return start

@@ -12,48 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 from sae_lens import SAE, LanguageModelSAERunnerConfig, LoggingConfig
-from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 
 from sae_lens_maira.activations.norms import measure_norms
-from sae_lens_maira.data.source import SourceConfig
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import ConfigError
 from sae_lens_maira.hooked.identity import METADATA_KEY, describe_model
+from sae_lens_maira.hooked.loading import load_model
 from sae_lens_maira.hooked.model import HookedMaira2
+from sae_lens_maira.setting_values import check_names, read_yaml
 from sae_lens_maira.sources import open_source
-from sae_lens_maira.training.config import TrainConfig, check_names
+from sae_lens_maira.training.config import TrainConfig
 from sae_lens_maira.training.data import open_cached
 from sae_lens_maira.training.evaluate import SaeScores, evaluate_sae
+from sae_lens_maira.training.mirrored import architecture_config, with_sae_lens_types
 from sae_lens_maira.training.store import ResumableRunner, latest_checkpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from sae_lens_maira.activations.config import CacheConfig
-
 logger = logging.getLogger(__name__)
-
-# What SAE-Lens's runner is given by this module, and may not be set beside it.
-_OWN_RUNNER_FIELDS = {
-    "sae",
-    "model_name",
-    "model_class_name",
-    "hook_name",
-    "context_size",
-    "dataset_path",
-    "is_dataset_tokenized",
-    "prepend_bos",
-    "seqpos_slice",
-    "exclude_special_tokens",
-    "device",
-    "logger",
-    "output_path",
-    "checkpoint_path",
-    "resume_from_checkpoint",
-}
 
 
 @dataclass(frozen=True)
@@ -93,12 +72,13 @@ def train(
         ConfigError: a setting does not fit the model or SAE-Lens, or ``path`` holds something else.
         Interrupted: Ctrl-C; a checkpoint was saved.
     """
-    _prepare_folder(config, path, resume=resume, overwrite=overwrite)
-    if resume and (path / "scores.json").is_file():
+    config = with_sae_lens_types(config)
+    _check_folder(config, path, resume=resume, overwrite=overwrite)
+    if resume and not overwrite and (path / "scores.json").is_file():
         logger.info("'%s' is finished already.", path)
         scores = SaeScores(**json.loads((path / "scores.json").read_text(encoding="utf-8")))
-        return TrainingResult(SAE.load_from_disk(path, device=_device(config)), path, scores)
-    model = load_model(config, studies if studies is not None else load_studies(config.source))
+        return TrainingResult(SAE.load_from_disk(path, device=config.model.find_device()), path, scores)
+    model = load_model(config.model, open_source(config.source) if studies is None else studies, config.policy)
     runner_config = to_runner_config(config, model, path)
     provider, norm_limit = None, None
     if config.activations.cache is None:
@@ -106,6 +86,7 @@ def train(
     else:
         provider, held_out = open_cached(config, model, runner_config)
         dataset = held_out
+    _start_folder(config, path, overwrite=overwrite)
     checkpoint = latest_checkpoint(path / "checkpoints") if resume else None
     if checkpoint is not None:
         logger.info("Resuming from '%s'.", checkpoint)
@@ -134,57 +115,35 @@ def _live_data(config: TrainConfig, model: HookedMaira2) -> tuple[Dataset, Datas
     return dataset, held_out, None if config.max_norm_multiple is None else config.max_norm_multiple * norms.median
 
 
-def load_studies(source: SourceConfig) -> Sequence[Study]:
-    """The studies that a configuration names.
-
-    Raises:
-        SourceError: the source cannot be read.
-    """
-    return open_source(source)
-
-
-def load_model(config: TrainConfig | CacheConfig, studies: Sequence[Study]) -> HookedMaira2:
-    """The model that a configuration names, with its studies and token policy."""
-    placement: dict[str, Any] = {"device_map": config.device_map or {"": _device(config)}}
-    if config.revision is not None:
-        placement["revision"] = config.revision
-    dtype = getattr(torch, config.model_dtype)
-    return HookedMaira2.from_pretrained(config.model, studies, config.policy, dtype=dtype, **placement)
-
-
 def to_runner_config(config: TrainConfig, model: HookedMaira2, path: Path) -> LanguageModelSAERunnerConfig[Any]:
     """The configuration of SAE-Lens's own runner.
 
     Raises:
         ConfigError: naming a setting that SAE-Lens does not know, or that does not fit the model.
     """
+    config = with_sae_lens_types(config)
     if config.hook_name not in model.hook_dict:
         check_names([config.hook_name], model.hook_dict, "hook_name ")
-    runner_fields = {entry.name for entry in dataclasses.fields(LanguageModelSAERunnerConfig)}
-    check_names(config.runner, runner_fields - _OWN_RUNNER_FIELDS, "runner.")
-    if config.runner.get("prefetch_llm_batches"):
-        raise ConfigError(
-            "runner.prefetch_llm_batches takes batches from the data before they are trained on, so a resumed run "
-            "would miss them; leave it out."
-        )
-    check_names(config.logger, (entry.name for entry in dataclasses.fields(LoggingConfig)), "logger.")
     sae = sae_config(config.sae, model.cfg.d_model)
     leaves_out_study_token = config.policy.image_tokens == "none"
-    runner: LanguageModelSAERunnerConfig[Any] = LanguageModelSAERunnerConfig(
-        **{"verbose": False, **config.runner},
-        sae=sae,
-        model_name=config.model,
-        model_class_name="HookedMaira2",
-        hook_name=config.hook_name,
-        context_size=config.context_size,
-        dataset_path=config.source.kind,
-        prepend_bos=False,
-        seqpos_slice=(1, None) if leaves_out_study_token else (None,),
-        exclude_special_tokens=[model.processor.tokenizer.pad_token_id],
-        device=_device(config),
-        output_path=str(path),
-        logger=LoggingConfig(**{"log_to_wandb": False, **config.logger}),
-    )
+    try:
+        runner: LanguageModelSAERunnerConfig[Any] = LanguageModelSAERunnerConfig(
+            **{"verbose": False, **config.runner},
+            sae=sae,
+            model_name=config.model.name,
+            model_class_name="HookedMaira2",
+            hook_name=config.hook_name,
+            context_size=config.context_size,
+            dataset_path=config.source.kind,
+            prepend_bos=False,
+            seqpos_slice=(1, None) if leaves_out_study_token else (None,),
+            exclude_special_tokens=[model.processor.tokenizer.pad_token_id],
+            device=config.model.find_device(),
+            output_path=str(path),
+            logger=LoggingConfig(**{"log_to_wandb": False, **config.logger}),
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"runner: {error}") from error
     runner.checkpoint_path = str(path / "checkpoints")  # SAE-Lens appends a random name, which resuming cannot guess
     return runner
 
@@ -200,11 +159,8 @@ def sae_config(settings: dict[str, Any], d_model: int) -> Any:
         ConfigError: the architecture or a setting is unknown, or ``d_in`` is not the model's width.
     """
     settings = dict(settings)
-    architecture = settings.pop("architecture")
-    if architecture not in SAE_TRAINING_CLASS_REGISTRY:
-        known = ", ".join(sorted(SAE_TRAINING_CLASS_REGISTRY))
-        raise ConfigError(f"sae.architecture '{architecture}' is unknown; SAE-Lens has {known}.")
-    config_class: Any = get_sae_training_class(architecture)[1]
+    config_class = architecture_config(settings)
+    del settings["architecture"]
     expansion_factor = settings.pop("expansion_factor", None)
     if expansion_factor is not None:
         settings["d_sae"] = int(expansion_factor * d_model)
@@ -251,11 +207,11 @@ def _score(
     )
 
 
-def _prepare_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to mix runs, and write the configuration down."""
+def _check_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to mix runs."""
     written = path / "config.yaml"
     if written.is_file() and not overwrite:
-        earlier = TrainConfig.from_dict(yaml.safe_load(written.read_text(encoding="utf-8")))
+        earlier = TrainConfig.from_dict(read_yaml(written))
         ours, theirs = config.to_dict(), earlier.to_dict()
         differs = sorted(name for name in ours if ours[name] != theirs[name])
         if differs:
@@ -264,16 +220,14 @@ def _prepare_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite:
             raise ConfigError(f"'{path}' holds a finished run already; choose another folder, or pass --overwrite.")
         if not resume and latest_checkpoint(path / "checkpoints") is not None:
             raise ConfigError(f"'{path}' holds an unfinished run; pass --resume to go on, or --overwrite.")
-    elif overwrite:
-        (path / "scores.json").unlink(missing_ok=True)
+
+
+def _start_folder(config: TrainConfig, path: Path, *, overwrite: bool) -> None:
+    """Write the configuration down, once everything fits together."""
     path.mkdir(parents=True, exist_ok=True)
-    _write_text(written, yaml.safe_dump(config.to_dict(), sort_keys=False))
-
-
-def _device(config: TrainConfig | CacheConfig) -> str:
-    if config.device != "auto":
-        return config.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if overwrite:
+        (path / "scores.json").unlink(missing_ok=True)
+    _write_text(path / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,0 +1,43 @@
+"""`sae-lens-maira train`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from sae_lens_maira.cli.arguments import Overrides, check_out
+from sae_lens_maira.settings import Settings
+from sae_lens_maira.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class TrainOptions(Settings):
+    """Options of the verb.
+
+    Args:
+        config: a YAML, as in configs/.
+        out: the result's folder.
+        resume: continue from the newest checkpoint in --out.
+        overwrite: allow --out to hold an earlier run.
+    """
+
+    GROUP = "--"
+
+    config: Path
+    out: Path
+    resume: bool = False
+    overwrite: bool = False
+
+    def check(self) -> None:
+        check_out(self.out)
+
+
+def train(options: TrainOptions, settings: Overrides[TrainConfig]) -> None:
+    """Train an SAE as a YAML says. Any of its settings can be given here, too: --sae.k 32 --runner.lr 0.001."""
+    config = settings.over(options.config)
+
+    from sae_lens_maira.training.run import train
+
+    result = train(config, options.out, resume=options.resume, overwrite=options.overwrite)
+    sys.stdout.write(f"{result.path}: {result.scores.describe()}\n")
