@@ -36,7 +36,7 @@ from benchmarks._memory import memory_mib
 from benchmarks.bridge import MIDDLE, bare_forward, make_model, seconds
 from sae_lens_maira.activations import ActivationCache, Block
 from sae_lens_maira.activations.block import BlockStudy
-from sae_lens_maira.activations.config import CacheSettings
+from sae_lens_maira.activations.config import WriteConfig
 from sae_lens_maira.activations.decode_ahead import DecodedStudy, decode_study
 from sae_lens_maira.activations.export import export_for_sae_lens
 from sae_lens_maira.activations.format import FORMAT, HEADER_NAME, VERSION, identity_hash
@@ -46,7 +46,7 @@ from sae_lens_maira.activations.plan import Planner, cut_into_batches
 from sae_lens_maira.activations.provider import RUN_BYTES, CachedActivations
 from sae_lens_maira.activations.unit_file import write_unit
 from sae_lens_maira.activations.write import write_cache
-from sae_lens_maira.data.source import SourceConfig
+from sae_lens_maira.data.source import OpeniConfig
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import SourceError
 from sae_lens_maira.files import to_json, write_text
@@ -87,7 +87,7 @@ def caching(sizes: Sizes) -> None:
     """Whole caching against the bare forward."""
     model, processor, studies = make_model()
     hooked = HookedMaira2(model, processor, studies[: sizes.n_studies])
-    settings = CacheSettings((HOOK,), unit_size=sizes.n_studies, max_batch_tokens=2048)
+    settings = WriteConfig((HOOK,), unit_size=sizes.n_studies, max_batch_tokens=2048)
     known = studies_of(hooked)
     plan = Planner(hooked, known, settings.context_size, settings.max_batch_tokens).plan(range(len(known)))
     ready: list[dict[str, Any]] = []
@@ -118,7 +118,7 @@ def caching(sizes: Sizes) -> None:
 def lengths(sizes: Sizes) -> None:
     """Batches by length against batches by arrival."""
     try:
-        studies = open_source(SourceConfig(kind="openi", missing_images="phantom"))
+        studies = open_source(OpeniConfig(missing_images="phantom"))
     except SourceError as error:
         print(f"lengths: left out ({error})")
         return
@@ -349,7 +349,7 @@ def _cache_many(n: int) -> None:
     sampler = threading.Thread(target=sample)
     sampler.start()
     with tempfile.TemporaryDirectory() as folder:
-        write_cache(model, Path(folder), CacheSettings(("blocks.0.hook_resid_post",)), show_progress=False)
+        write_cache(model, Path(folder), WriteConfig(("blocks.0.hook_resid_post",)), show_progress=False)
     is_over.set()
     sampler.join()
     print(json.dumps([max(own), memory_mib("VmHWM")]))

@@ -55,6 +55,10 @@ class CacheError(UserError):
     """A cache cannot be used; the message names it and what is wrong."""
 
 
+class CacheNotFound(CacheError, FileNotFoundError):
+    """There is no cache in a folder; the message says how to make one."""
+
+
 class CacheMismatch(CacheError):
     """A cache was made with something else; the message says what differs."""
 

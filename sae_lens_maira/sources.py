@@ -6,7 +6,15 @@ from pathlib import Path
 
 from typing_extensions import assert_never
 
-from sae_lens_maira.data.source import FirstStudies, SourceConfig, StudySource
+from sae_lens_maira.data.source import (
+    FirstStudies,
+    ManifestConfig,
+    MimicCxrConfig,
+    OpeniConfig,
+    PhantomConfig,
+    SourceConfig,
+    StudySource,
+)
 from sae_lens_maira.errors import SourceError
 
 
@@ -27,18 +35,16 @@ def open_source(config: SourceConfig) -> StudySource:
 
 
 def _open(config: SourceConfig) -> StudySource:
-    match config.kind:
-        case "phantom":
+    match config:
+        case PhantomConfig():
             from sae_lens_maira.phantom.source import PhantomSource
 
-            assert config.n_studies is not None
             return PhantomSource(config.n_studies, config.seed)
-        case "manifest":
+        case ManifestConfig():
             from sae_lens_maira.data.manifest import ManifestSource
 
-            assert config.path is not None
             return ManifestSource(Path(config.path))
-        case "openi":
+        case OpeniConfig():
             from sae_lens_maira.data.openi import OpeniSource
 
             if config.missing_images == "skip":
@@ -46,9 +52,9 @@ def _open(config: SourceConfig) -> StudySource:
             from sae_lens_maira.phantom.mesh import PhantomDrawer
 
             return OpeniSource(config, PhantomDrawer())
-        case "mimic_cxr":
+        case MimicCxrConfig():
             from sae_lens_maira.data.mimic_cxr import MimicCxrSource
 
             return MimicCxrSource(config)
         case _:
-            assert_never(config.kind)
+            assert_never(config)

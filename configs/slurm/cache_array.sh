@@ -19,4 +19,4 @@ OUT=${OUT:-out/cache}
 
 srun sae-lens-maira cache --config "$CONFIG" --out "$OUT" \
     --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" \
-    --cache.workers "$SLURM_CPUS_PER_TASK"
+    --workers "$SLURM_CPUS_PER_TASK"

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_lens_maira.activations.config import CacheSettings
+from sae_lens_maira.activations.config import WriteConfig
 from sae_lens_maira.activations.format import FORMAT, HEADER_NAME, VERSION, read_json
-from sae_lens_maira.errors import CacheError, CacheMismatch
+from sae_lens_maira.errors import CacheError, CacheMismatch, CacheNotFound
 from sae_lens_maira.hooked.identity import describe_model
 
 if TYPE_CHECKING:
     from sae_lens_maira.hooked import HookedMaira2
 
 
-def make_header(model: HookedMaira2, settings: CacheSettings, about: Mapping[str, Any]) -> dict[str, Any]:
+def make_header(model: HookedMaira2, settings: WriteConfig, about: Mapping[str, Any]) -> dict[str, Any]:
     """The header of a cache of a model's studies.
 
     Args:
@@ -42,13 +42,13 @@ def read_header(path: Path) -> dict[str, Any]:
     """The header of the cache in a folder.
 
     Raises:
-        FileNotFoundError: there is no cache.
+        CacheNotFound: there is no cache.
         CacheError: the header is damaged.
     """
     try:
         header = read_json(path / HEADER_NAME)
     except FileNotFoundError:
-        raise FileNotFoundError(
+        raise CacheNotFound(
             f"There is no cache of activations in '{path}'; make one with `sae-lens-maira cache`."
         ) from None
     if not isinstance(header.get("identity"), dict) or not isinstance(header.get("about"), dict):

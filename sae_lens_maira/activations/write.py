@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_maira.activations.block import Block, SkippedStudy
-from sae_lens_maira.activations.config import CacheSettings, Shard
+from sae_lens_maira.activations.config import Shard, WriteConfig
 from sae_lens_maira.activations.format import HEADER_NAME, SKIPPED_NAME, UnitRecord, identity_hash, remove_unfinished
 from sae_lens_maira.activations.header import check_same, make_header, read_header
 from sae_lens_maira.activations.inputs import studies_of
@@ -71,7 +71,7 @@ class CachingReport:
 def write_cache(
     model: HookedMaira2,
     path: Path,
-    settings: CacheSettings,
+    settings: WriteConfig,
     *,
     shard: Shard | None = None,
     about: Mapping[str, Any] | None = None,
@@ -117,7 +117,7 @@ def write_cache(
     return report
 
 
-def make_unit(model: HookedMaira2, settings: CacheSettings, unit: int) -> Block:
+def make_unit(model: HookedMaira2, settings: WriteConfig, unit: int) -> Block:
     """The activations of one unit, which depend on nothing but the arguments; an unusable study is skipped.
 
     Args:
@@ -133,7 +133,7 @@ def make_unit(model: HookedMaira2, settings: CacheSettings, unit: int) -> Block:
 
 
 def _live(
-    model: HookedMaira2, settings: CacheSettings, units: Sequence[int], progress: StudyProgress | None
+    model: HookedMaira2, settings: WriteConfig, units: Sequence[int], progress: StudyProgress | None
 ) -> LiveActivations:
     n_studies = len(studies_of(model))
     return LiveActivations(
@@ -150,13 +150,11 @@ def _live(
     )
 
 
-def _studies_of_unit(unit: int, settings: CacheSettings, n_studies: int) -> range:
+def _studies_of_unit(unit: int, settings: WriteConfig, n_studies: int) -> range:
     return range(unit * settings.unit_size, min((unit + 1) * settings.unit_size, n_studies))
 
 
-def _open_or_start(
-    model: HookedMaira2, path: Path, settings: CacheSettings, about: Mapping[str, Any]
-) -> dict[str, Any]:
+def _open_or_start(model: HookedMaira2, path: Path, settings: WriteConfig, about: Mapping[str, Any]) -> dict[str, Any]:
     check_hook_names(model, settings.hook_names)
     if not len(studies_of(model)):
         raise CacheError("There are no studies to cache.")
@@ -171,7 +169,7 @@ def _open_or_start(
     return header
 
 
-def _announce(model: HookedMaira2, path: Path, settings: CacheSettings, n_units: int, n_done: int) -> None:
+def _announce(model: HookedMaira2, path: Path, settings: WriteConfig, n_units: int, n_done: int) -> None:
     n_studies = min((n_units - n_done) * settings.unit_size, len(studies_of(model)))
     n_tokens = n_studies * _tokens_per_study(model, settings)
     n_bytes = n_tokens * (
@@ -193,7 +191,7 @@ def _announce(model: HookedMaira2, path: Path, settings: CacheSettings, n_units:
         logger.warning("The cache will probably not fit: it needs about %s more.", _readable(n_bytes - free))
 
 
-def _tokens_per_study(model: HookedMaira2, settings: CacheSettings) -> float:
+def _tokens_per_study(model: HookedMaira2, settings: WriteConfig) -> float:
     """Estimated from a sample, evenly spaced over the source."""
     studies = studies_of(model)
     planner = Planner(model, studies, settings.context_size, settings.max_batch_tokens)
@@ -212,7 +210,7 @@ def _readable(n_bytes: float) -> str:
 def _write_units(
     model: HookedMaira2,
     path: Path,
-    settings: CacheSettings,
+    settings: WriteConfig,
     cache: str,
     units: range,
     done: Mapping[int, UnitRecord],
@@ -238,12 +236,12 @@ def _write_units(
         _refuse(path, settings, units, n_skipped, n_done + n_todo)
 
 
-def _refuse(path: Path, settings: CacheSettings, units: range, n_skipped: int, n_studies: int) -> None:
+def _refuse(path: Path, settings: WriteConfig, units: range, n_skipped: int, n_studies: int) -> None:
     skipped = read_skipped(path, list(done_units(path, units)))
     write_skipped(path, skipped)
     raise CacheError(
         f"{n_skipped} of {n_studies} studies cannot be cached ({describe_skipped(skipped)}), more than "
-        f"cache.max_skipped_share {settings.max_skipped_share:g} allows; see '{path / SKIPPED_NAME}', and raise "
+        f"max_skipped_share {settings.max_skipped_share:g} allows; see '{path / SKIPPED_NAME}', and raise "
         "the share to go on without them."
     )
 

@@ -2,85 +2,105 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+from sae_lens_maira.activations.config import CacheConfig, Shard
+from sae_lens_maira.cli.arguments import Overrides, check_out
 from sae_lens_maira.errors import CacheError
+from sae_lens_maira.settings import AtLeastOne, Settings
 
 
-def add_cache(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register the verb."""
-    verb = verbs.add_parser(
-        "cache",
-        help="write a model's activations to disk, once",
-        description="Cache activations as a YAML says. Any setting can be given anew: --cache.dtype bfloat16.",
-        allow_abbrev=False,
-    )
-    verb.set_defaults(run=run)
-    verb.add_argument("--config", type=Path, help="a YAML, as configs/cache_phantom.yaml")
-    verb.add_argument("--out", type=Path, help="the folder to write")
-    verb.add_argument("--shard", default="0/1", metavar="I/N", help="do the share I of N only, counted from 0")
-    verb.add_argument("--verify", type=Path, metavar="CACHE", help="check every byte of a cache")
-    verb.add_argument("--merge", type=Path, nargs="+", metavar="CACHE", help="put caches made by shards into --out")
-    verb.add_argument(
-        "--export-sae-lens", type=Path, metavar="CACHE", help="write a hook point for SAE-Lens's own reader into --out"
-    )
-    verb.add_argument("--hook-name", help="for --export-sae-lens; not needed if the cache has one hook point")
-    verb.add_argument("--context-size", type=int, default=128, help="for --export-sae-lens")
+@dataclass(frozen=True)
+class CacheOptions(Settings):
+    """Options of the verb.
 
-
-def run(options: argparse.Namespace) -> None:
-    """Run the verb.
-
-    Raises:
-        CacheError: options do not go together, or a cache is damaged.
+    Args:
+        config: write a cache as this YAML says, such as configs/cache_phantom.yaml.
+        out: the folder to write.
+        shard: I/N writes the share I of N only, counted from 0.
+        verify: check every byte of this cache.
+        merge: put caches made by shards into --out.
+        export_sae_lens: write a hook point of this cache for SAE-Lens's own reader into --out.
+        hook_name: for --export-sae-lens; not needed if the cache has one hook point.
+        export_context_size: tokens per context, for --export-sae-lens.
     """
-    jobs = [name for name in ("config", "verify", "merge", "export_sae_lens") if getattr(options, name) is not None]
-    if len(jobs) != 1:
-        raise CacheError("Give exactly one of --config, --verify, --merge and --export-sae-lens.")
-    if options.out is None and jobs != ["verify"]:
-        raise CacheError("--out is missing: the folder to write.")
-    if options.overrides and jobs != ["config"]:
-        raise CacheError(f"unrecognized arguments: {' '.join(options.overrides)}")
-    {"config": _write, "verify": _verify, "merge": _merge, "export_sae_lens": _export}[jobs[0]](options)
+
+    GROUP = "--"
+    ERROR = CacheError
+
+    config: Path | None = None
+    out: Path | None = None
+    shard: str = "0/1"
+    verify: Path | None = None
+    merge: tuple[Path, ...] | None = None
+    export_sae_lens: Path | None = None
+    hook_name: str | None = None
+    export_context_size: AtLeastOne = 128
+
+    def check(self) -> None:
+        jobs = [self.config, self.verify, self.merge, self.export_sae_lens]
+        if sum(job is not None for job in jobs) != 1:
+            raise CacheError("Give exactly one of --config, --verify, --merge and --export-sae-lens.")
+        if self.out is None and self.verify is None:
+            raise CacheError("--out is missing: the folder to write.")
+        if self.out is not None:
+            check_out(self.out)
 
 
-def _write(options: argparse.Namespace) -> None:
-    from sae_lens_maira.activations.config import Shard, load_cache_config
+def cache(options: CacheOptions, settings: Overrides[CacheConfig]) -> None:
+    """Cache a model's activations as a YAML says. Any of its settings can be given here, too: --dtype bfloat16."""
+    if settings.values and options.config is None:
+        raise CacheError(f"--{next(iter(settings.values))} is a setting of --config, which is not given.")
+    if options.verify is not None:
+        text = _verify(options.verify)
+    elif options.merge is not None:
+        text = _merge(options.merge, _need(options.out))
+    elif options.export_sae_lens is not None:
+        text = _export(options, options.export_sae_lens, _need(options.out))
+    else:
+        text = _write(settings.over(_need(options.config)), _need(options.out), Shard.parse(options.shard))
+    sys.stdout.write(f"{text}\n")
+
+
+def _write(config: CacheConfig, out: Path, shard: Shard) -> str:
     from sae_lens_maira.activations.write import write_cache
-    from sae_lens_maira.training.run import load_model, load_studies
+    from sae_lens_maira.hooked.loading import load_model
+    from sae_lens_maira.sources import open_source
 
-    config = load_cache_config(options.config, options.overrides)
-    shard = Shard.parse(options.shard)
-    model = load_model(config, load_studies(config.source))
-    report = write_cache(model, options.out, config.cache, shard=shard)
-    sys.stdout.write(f"{options.out}: {report.describe()}\n")
+    model = load_model(config.model, open_source(config.source), config.policy)
+    return f"{out}: {write_cache(model, out, config, shard=shard).describe()}"
 
 
-def _verify(options: argparse.Namespace) -> None:
+def _verify(path: Path) -> str:
     from sae_lens_maira.activations.verify import verify_cache
 
-    problems = verify_cache(options.verify)
+    problems = verify_cache(path)
     if problems:
         raise CacheError(" ".join(problems))
-    sys.stdout.write(f"{options.verify}: every byte is as it was written\n")
+    return f"{path}: every byte is as it was written"
 
 
-def _merge(options: argparse.Namespace) -> None:
+def _merge(parts: tuple[Path, ...], out: Path) -> str:
     from sae_lens_maira.activations.manifest import merge_caches
 
-    manifest = merge_caches(options.merge, options.out)
-    sys.stdout.write(f"{options.out}: {manifest['n_tokens']} tokens of {manifest['n_studies']} studies\n")
+    manifest = merge_caches(list(parts), out)
+    return f"{out}: {manifest['n_tokens']} tokens of {manifest['n_studies']} studies"
 
 
-def _export(options: argparse.Namespace) -> None:
+def _export(options: CacheOptions, path: Path, out: Path) -> str:
     from sae_lens_maira.activations.export import export_for_sae_lens
     from sae_lens_maira.activations.read import ActivationCache
 
-    cache = ActivationCache.open(options.export_sae_lens)
+    cache = ActivationCache.open(path)
     if options.hook_name is None and len(cache.hook_names) > 1:
         raise CacheError(f"--hook-name is missing: one of {', '.join(cache.hook_names)}.")
     hook_name = options.hook_name or next(iter(cache.hook_names))
-    n_contexts = export_for_sae_lens(cache, hook_name, options.out, context_size=options.context_size)
-    sys.stdout.write(f"{options.out}: {n_contexts} contexts of {options.context_size} tokens at {hook_name}\n")
+    n_contexts = export_for_sae_lens(cache, hook_name, out, context_size=options.export_context_size)
+    return f"{out}: {n_contexts} contexts of {options.export_context_size} tokens at {hook_name}"
+
+
+def _need(path: Path | None) -> Path:
+    assert path is not None, "checked by CacheOptions"
+    return path

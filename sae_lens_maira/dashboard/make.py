@@ -113,9 +113,11 @@ def make_dashboards(
     Raises:
         DashboardError: the folder holds something else, or there is nothing to show.
         SaeMismatch: the SAE belongs to another model.
+        MissingPackageError: sae-dashboard is not installed.
         Interrupted: Ctrl-C while the model ran; nothing is left of the new gallery.
     """
     request = _Request(sae, model, settings or DashboardSettings(), cache, interpretations, show_progress)
+    request.settings.check_packages()
     check_sae_fits(sae, model)
     check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -67,14 +67,15 @@ class PageMaker:
         from sae_lens import SAE
 
         from sae_lens_maira.hooked.identity import check_sae_fits
+        from sae_lens_maira.hooked.loading import load_model
+        from sae_lens_maira.sources import open_source
         from sae_lens_maira.training.config import TrainConfig
-        from sae_lens_maira.training.run import load_model, load_studies
 
         logger.info("Loading '%s' and its model.", self._origin.sae)
         sae = SAE.load_from_disk(self._origin.sae)
         config = TrainConfig.from_dict(self._origin.config)
         settings = DashboardSettings(**self._origin.settings)
-        model = load_model(config, load_studies(config.source))
+        model = load_model(config.model, open_source(config.source), config.policy)
         check_sae_fits(sae, model)
         cache = None
         if self._origin.cache is not None:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sae_lens_maira.errors import ViewError
+
 ORIGIN = ".dashboard.json"
 
 
@@ -40,7 +42,7 @@ class Origin:
         """What a gallery was made from, None if it does not say.
 
         Raises:
-            ValueError: the file is not one of ours.
+            ViewError: the file is not one of ours.
         """
         path = folder / ORIGIN
         if not path.is_file():
@@ -49,7 +51,7 @@ class Origin:
             values = json.loads(path.read_text(encoding="utf-8"))
             unknown = set(values) - {entry.name for entry in fields(cls)}
         except (ValueError, TypeError) as error:
-            raise ValueError(f"'{path}' cannot be read ({error}); delete it.") from error
+            raise ViewError(f"'{path}' cannot be read ({error}); delete it.") from error
         if unknown or "sae" not in values:
-            raise ValueError(f"'{path}' was written by another version; delete it, or make the gallery again.")
+            raise ViewError(f"'{path}' was written by another version; delete it, or make the gallery again.")
         return cls(**values)

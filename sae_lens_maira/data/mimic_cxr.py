@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 
 from sae_lens_maira.data.mimic_tables import ImageRow, ListedStudy, find_table, read_labels, read_metadata, read_split
 from sae_lens_maira.data.sections import ReportSections, parse_sections
-from sae_lens_maira.data.source import SourceConfig, StudySource
+from sae_lens_maira.data.source import MimicCxrConfig, StudySource
 from sae_lens_maira.data.study import FileImage, Label, Study
 from sae_lens_maira.errors import SourceError
 
@@ -63,14 +63,13 @@ class MimicCxrSource(StudySource):
     """MIMIC-CXR's studies, ordered by patient and time.
 
     Args:
-        config: of kind ``mimic_cxr``.
+        config: where it lies, and what is taken from it.
 
     Raises:
         SourceError: a table, the images or the reports are missing or malformed.
     """
 
-    def __init__(self, config: SourceConfig) -> None:
-        assert config.path is not None
+    def __init__(self, config: MimicCxrConfig) -> None:
         folder = Path(config.path)
         self._images = _tree(folder, "MIMIC-CXR-JPG's images")
         self._reports = open_reports(folder, None if config.reports is None else Path(config.reports))

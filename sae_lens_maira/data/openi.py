@@ -29,7 +29,7 @@ from sae_lens_maira.data.openi_reports import (
     read_reports,
     report_number,
 )
-from sae_lens_maira.data.source import SourceConfig, StudySource
+from sae_lens_maira.data.source import OpeniConfig, StudySource
 from sae_lens_maira.data.study import LazyImage, Study
 from sae_lens_maira.errors import SourceError
 
@@ -51,14 +51,14 @@ class OpeniSource(StudySource):
     """Open-i's studies, in the order of their reports' numbers.
 
     Args:
-        config: of kind ``openi``.
+        config: where it lies, and what is taken from it.
         drawer: draws the studies without images; without a drawer they are left out.
 
     Raises:
         SourceError: reports or images are missing or malformed.
     """
 
-    def __init__(self, config: SourceConfig, drawer: ImageDrawer | None = None) -> None:
+    def __init__(self, config: OpeniConfig, drawer: ImageDrawer | None = None) -> None:
         path = packaged_reports() if config.path is None else Path(config.path)
         digest = hashlib.sha256()
         reports: list[OpeniReport] = []

@@ -1,12 +1,12 @@
-"""Where studies come from: one configuration, one function that opens it, one type that it gives.
+"""Where studies come from: one configuration per kind of source, and one type that all sources have.
 
-    source = open_source(SourceConfig(kind="openi", missing_images="phantom"))
+    source = open_source(OpeniConfig(missing_images="phantom"))  # in sae_lens_maira.sources
     source[17].findings      # studies by index, each made when it is asked for
     source.unusable          # what was left out, counted by reason
     source.description       # says which source this is, so that what was made from another one is refused
 
-Kinds: ``phantom`` (generated), ``manifest`` (a table of one's own), ``openi`` (Indiana University's collection) and
-``mimic_cxr`` (a local copy of MIMIC-CXR-JPG); each has its module beside this one. Importing this is light.
+Kinds: ``phantom`` (generated), ``manifest`` (a table of your own), ``openi`` (Indiana University's collection) and
+``mimic_cxr`` (a local copy of MIMIC-CXR-JPG). Importing this is light.
 """
 
 from __future__ import annotations
@@ -16,99 +16,134 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, TypeAlias, overload
 
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import SourceError
+from sae_lens_maira.settings import AtLeastOne, AtLeastZero, Settings
 
-Kind = Literal["phantom", "manifest", "openi", "mimic_cxr"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-MissingImages = Literal["skip", "phantom"]
-MissingFindings = Literal["skip", "substitute"]
-LabelTable = Literal["chexpert", "negbio"]
-Split = Literal["train", "validate", "test"]
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "kind": get_args(Kind),
-    "missing_images": get_args(MissingImages),
-    "missing_findings": get_args(MissingFindings),
-    "labels": get_args(LabelTable),
-    "split": get_args(Split),
-}
-_OPTIONS: dict[Kind, tuple[str, ...]] = {
-    "phantom": ("seed",),
-    "manifest": (),
-    "openi": ("images", "missing_images", "missing_findings", "shareable"),
-    "mimic_cxr": ("reports", "missing_findings", "labels", "split"),
-}
-"""Settings that a kind knows beside `path`, `n_studies` and `n_held_out`."""
+MissingFindings: TypeAlias = Literal["skip", "substitute"]
 
 
-@dataclass(frozen=True)
-class SourceConfig:
-    """Where studies come from.
+@dataclass(frozen=True, kw_only=True)
+class PhantomConfig(Settings):
+    """Studies that the phantom generates.
 
     Args:
-        kind: ``phantom`` generates studies; ``manifest`` reads a table of your own, ``openi`` Indiana University's
-            reports and images, ``mimic_cxr`` a local copy of MIMIC-CXR-JPG (see the modules of ``data/``).
-        path: the manifest's file; Open-i's reports (a folder, or the ``.tgz``; the copy inside the package
-            torchxrayvision if not given); or MIMIC-CXR-JPG's folder.
-        n_studies: how many to use, from the start; None for all. The phantom needs a number.
-        seed: of the phantom's studies.
-        images: Open-i's PNG images, a folder, a ``.tar``, or the ``.tgz`` as published, which is unpacked once into the
-            package's cache; the reports' folder if not given.
-        reports: MIMIC-CXR's free-text reports, a folder or ``mimic-cxr-reports.zip``; beside the images if not given.
-        missing_images: what becomes of an Open-i study without images: ``skip`` it, or draw its findings with the
-            ``phantom``.
-        missing_findings: what becomes of a study whose report has no findings: ``skip`` it, or ``substitute`` the
-            report's untitled body or else its impression.
-        labels: MIMIC-CXR's label table.
-        split: MIMIC-CXR's official split; None for all of them.
-        shareable: allow Open-i's images and text to leave the machine; its licence (CC BY-NC-ND 4.0) asks for
-            attribution, and forbids commercial use and changed copies.
+        n_studies: how many studies to generate.
+        seed: of the studies.
         n_held_out: studies at the end that are kept for the evaluation after training.
     """
 
-    kind: Kind = "phantom"
-    path: str | None = None
-    n_studies: int | None = None
-    seed: int = 0
-    images: str | None = None
-    reports: str | None = None
-    missing_images: MissingImages = "skip"
-    missing_findings: MissingFindings = "skip"
-    labels: LabelTable = "chexpert"
-    split: Split | None = None
-    shareable: bool = False
-    n_held_out: int = 64
+    GROUP = "source."
+    ERROR = SourceError
 
-    def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in known and not (name == "split" and value is None):
-                choices = f"{', '.join(known[:-1])} or {known[-1]}"
-                raise SourceError(f"source.{name} '{value}' is unknown; choose {choices}.")
-        always = ("kind", "path", "n_studies", "n_held_out")
-        for field in fields(self):
-            if field.name not in (*always, *_OPTIONS[self.kind]) and getattr(self, field.name) != field.default:
-                known = ", ".join(_OPTIONS[self.kind]) or "none of its own"
-                raise SourceError(f"source.{field.name} means nothing to kind {self.kind}; its settings are {known}.")
-        if self.kind == "phantom" and self.n_studies is None:
-            raise SourceError("source.n_studies is missing: say how many phantom studies to generate.")
-        if self.n_studies is not None and self.n_studies < 1:
-            raise SourceError(f"source.n_studies is {self.n_studies}; use at least one study.")
-        if self.kind == "manifest" and self.path is None:
-            raise SourceError("source.path is missing: the manifest's file.")
-        if self.kind == "mimic_cxr" and self.path is None:
-            raise SourceError("source.path is missing: the folder of MIMIC-CXR-JPG.")
+    kind: Literal["phantom"] = "phantom"
+    n_studies: AtLeastOne
+    seed: AtLeastZero = 0
+    n_held_out: AtLeastZero = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestConfig(Settings):
+    """A table of your own; its columns are in ``sae_lens_maira/data/manifest.py``.
+
+    Args:
+        path: the manifest's file: CSV, JSON lines or Parquet.
+        n_studies: use the first of them only; null for all.
+        n_held_out: studies at the end that are kept for the evaluation after training.
+    """
+
+    GROUP = "source."
+    ERROR = SourceError
+
+    kind: Literal["manifest"] = "manifest"
+    path: str
+    n_studies: AtLeastOne | None = None
+    n_held_out: AtLeastZero = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpeniConfig(Settings):
+    """Indiana University's chest X-rays and reports (Open-i).
+
+    Args:
+        path: the reports' folder or ``.tgz``; null for the copy inside the package torchxrayvision.
+        images: the PNG images: a folder, a ``.tar``, or the ``.tgz`` as published, which is unpacked once into the
+            package's cache; null for the reports' folder.
+        missing_images: what becomes of a study without images: ``skip`` it, or draw its findings with the ``phantom``.
+        missing_findings: what becomes of a study whose report has no findings: ``skip`` it, or ``substitute`` the
+            report's untitled body or else its impression.
+        shareable: allow images and text to leave the machine; the collection's license (CC BY-NC-ND 4.0) asks for
+            attribution, and forbids commercial use and changed copies.
+        n_studies: use the first of them only; null for all.
+        n_held_out: studies at the end that are kept for the evaluation after training.
+    """
+
+    GROUP = "source."
+    ERROR = SourceError
+
+    kind: Literal["openi"] = "openi"
+    path: str | None = None
+    images: str | None = None
+    missing_images: Literal["skip", "phantom"] = "skip"
+    missing_findings: MissingFindings = "skip"
+    shareable: bool = False
+    n_studies: AtLeastOne | None = None
+    n_held_out: AtLeastZero = 64
 
     @property
     def options(self) -> dict[str, Any]:
-        """The settings that decide what is in a study of this kind, for descriptions; of paths, only the names."""
-        values = {name: getattr(self, name) for name in _OPTIONS[self.kind] if name != "shareable"}
-        return {k: Path(v).name if k in ("images", "reports") and v is not None else v for k, v in values.items()}
+        """The settings that decide what is in a study, for descriptions; of a path, only the name."""
+        return {
+            "images": _last_part(self.images),
+            "missing_images": self.missing_images,
+            "missing_findings": self.missing_findings,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class MimicCxrConfig(Settings):
+    """A local copy of MIMIC-CXR-JPG.
+
+    Args:
+        path: the folder of MIMIC-CXR-JPG, with its tables.
+        reports: the free-text reports, a folder or ``mimic-cxr-reports.zip``; null where they lie beside the images.
+        missing_findings: what becomes of a study whose report has no findings: ``skip`` it, or ``substitute`` the
+            report's untitled body or else its impression.
+        labels: the label table.
+        split: the official split; null for all of them.
+        n_studies: use the first of them only; null for all.
+        n_held_out: studies at the end that are kept for the evaluation after training.
+    """
+
+    GROUP = "source."
+    ERROR = SourceError
+
+    kind: Literal["mimic_cxr"] = "mimic_cxr"
+    path: str
+    reports: str | None = None
+    missing_findings: MissingFindings = "skip"
+    labels: Literal["chexpert", "negbio"] = "chexpert"
+    split: Literal["train", "validate", "test"] | None = None
+    n_studies: AtLeastOne | None = None
+    n_held_out: AtLeastZero = 64
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The settings that decide what is in a study, for descriptions; of a path, only the name."""
+        return {
+            "reports": _last_part(self.reports),
+            "missing_findings": self.missing_findings,
+            "labels": self.labels,
+            "split": self.split,
+        }
+
+
+SourceConfig: TypeAlias = PhantomConfig | ManifestConfig | OpeniConfig | MimicCxrConfig
+"""Where studies come from; ``kind`` tells them apart."""
 
 
 class StudySource(Sequence[Study], ABC):
@@ -163,3 +198,7 @@ class FirstStudies(StudySource):
 
     def study(self, index: int) -> Study:
         return self._source.study(index)
+
+
+def _last_part(path: str | None) -> str | None:
+    return None if path is None else Path(path).name

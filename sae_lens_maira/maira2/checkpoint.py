@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from sae_lens_maira.errors import CheckpointError
@@ -30,7 +30,7 @@ def clear_loading_errors(source: Any) -> Iterator[None]:
                 f"No access to the gated repository '{source}': accept its licence at https://huggingface.co/{source}, "
                 "then log in with `hf auth login` or pass token=...."
             ) from error
-        if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        if any(isinstance(cause, (RepositoryNotFoundError, HFValidationError)) for cause in causes):
             raise CheckpointError(
                 f"'{source}' is neither a folder here nor a repository on the Hub that you can read; check the name, "
                 "or log in with `hf auth login` if it is private."
@@ -39,6 +39,9 @@ def clear_loading_errors(source: Any) -> Iterator[None]:
             raise CheckpointError(
                 f"A safetensors file of '{source}' is damaged or cut short ({error}); fetch the checkpoint again."
             ) from error
+        if isinstance(error, OSError) and not isinstance(error, CheckpointError):
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"'{source}' cannot be loaded from here or from the Hub: {reason}") from error
         raise
 
 

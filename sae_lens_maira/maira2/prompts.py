@@ -88,6 +88,11 @@ class FindingsPrompt:
             given = f" beside the {' and the '.join(others)} image" if others else ""
             raise PromptError(f"The prompt has no frontal image{given}; MAIRA-2 always needs the current frontal one.")
 
+    @property
+    def max_new_tokens(self) -> int:
+        """An upper bound for the answer, as in the model's own examples."""
+        return 450 if self.grounded else 300
+
     def pieces(self) -> list[Piece]:
         """The user message, in order."""
         alone = self.lateral is None and self.prior is None

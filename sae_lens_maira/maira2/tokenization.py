@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from sae_lens_maira.data.study import TokenKind
-from sae_lens_maira.errors import PromptError
+from sae_lens_maira.errors import CheckpointError, PromptError
 from sae_lens_maira.maira2.prompts import ImageSlot, Piece, Prompt, Text
 
 
@@ -53,7 +53,8 @@ def render_prompt(prompt: Prompt, tokenizer: Any, chat_template: str | None, pla
         placeholder: the image token, ``<image>``.
 
     Raises:
-        PromptError: a text contains a special token, or the template drops or changes a piece.
+        PromptError: a text contains a special token.
+        CheckpointError: the template drops or changes a piece.
     """
     pieces = prompt.pieces()
     answer = prompt.assistant_text
@@ -131,5 +132,5 @@ def _refuse_special_tokens(pieces: list[Piece], answer: str | None, tokenizer: A
 def _find(words: str, text: str, cursor: int) -> int:
     start = text.find(words, cursor)
     if start < 0:
-        raise PromptError(f"The checkpoint's chat template drops or changes '{words[:60]}'; it is not MAIRA-2's.")
+        raise CheckpointError(f"The checkpoint's chat template drops or changes '{words[:60]}'; it is not MAIRA-2's.")
     return start

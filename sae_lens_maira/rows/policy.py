@@ -6,18 +6,18 @@ image tokens, which is the default policy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from sae_lens_maira.data.study import IMAGE_KINDS, SECTION_KINDS, SectionName, TokenKind
+from sae_lens_maira.settings import Settings
 
 
 @dataclass(frozen=True)
-class TokenPolicy:
+class TokenPolicy(Settings):
     """Which tokens of a study a row keeps.
 
     Args:
@@ -28,39 +28,12 @@ class TokenPolicy:
         text: ``findings`` appends the study's report for teacher forcing; ``prompt`` has the question only.
     """
 
+    GROUP = "policy."
+
     sections: tuple[SectionName, ...] = ("indication", "technique", "comparison", "prior_report", "findings")
     image_tokens: Literal["last", "none", "all"] = "last"
     template: Literal["drop", "keep"] = "drop"
     text: Literal["findings", "prompt"] = "findings"
-
-    def __post_init__(self) -> None:
-        unknown = set(self.sections) - set(SECTION_KINDS)
-        if unknown:
-            raise ValueError(f"Unknown sections {sorted(unknown)}; there are {', '.join(SECTION_KINDS)}.")
-        choices = {
-            "image_tokens": ("last", "none", "all"),
-            "template": ("drop", "keep"),
-            "text": ("findings", "prompt"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"Unknown {name} '{getattr(self, name)}'; choose one of {', '.join(known)}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for metadata."""
-        return {**asdict(self), "sections": list(self.sections)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TokenPolicy:
-        """The inverse of :meth:`to_dict`.
-
-        Raises:
-            ValueError: there is an unknown key.
-        """
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"Unknown token policy settings {sorted(unknown)}.")
-        return cls(**{**values, "sections": tuple(values.get("sections", cls.sections))})
 
     def keeps(self, kinds: Int[np.ndarray, " n_tokens"]) -> Bool[np.ndarray, " n_tokens"]:
         """Which tokens of a full prompt are kept, by their kinds."""

@@ -32,6 +32,7 @@ from sae_lens_maira.share.dictionary_learning import (
     DictionaryLearningSae,
     read_dictionary_learning,
 )
+from sae_lens_maira.share.hub import clear_hub_errors
 
 RELEASE = "microsoft/maira-2-sae"
 RELEASE_MODEL = "microsoft/maira-2"
@@ -106,8 +107,9 @@ def import_sae(source: str, out: str | Path, folder: str = "", interpretations: 
         sae = SAE.load_from_disk(source, converter=maira2_sae_disk_loader)
         table = _local_table(Path(source), interpretations)
     elif source.count("/") == 1 and not source.startswith((".", "/")):
-        sae = SAE.from_pretrained(source, folder, converter=maira2_sae_loader)
-        table = _hub_table(source, folder, interpretations)
+        with clear_hub_errors(source):
+            sae = SAE.from_pretrained(source, folder, converter=maira2_sae_loader)
+            table = _hub_table(source, folder, interpretations)
     else:
         raise SaeFormatError(f"{source} is neither a path that exists nor the name of a Hub repository (owner/name).")
     out = Path(out)

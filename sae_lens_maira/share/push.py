@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,7 @@ from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_
 from sae_lens_maira.errors import SaeFormatError
 from sae_lens_maira.hooked.identity import METADATA_KEY
 from sae_lens_maira.share.card import make_card
+from sae_lens_maira.share.hub import clear_hub_errors
 
 CARD_NAME = "README.md"
 CONFIG_KEYS = (
@@ -76,7 +77,7 @@ def push_saes(
     folders = _find_saes(Path(source), sae_id)
     with TemporaryDirectory() as temporary:
         staged = Path(temporary) if dry_run_path is None else Path(dry_run_path)
-        if any(staged.iterdir()) if staged.exists() else False:
+        if staged.exists() and any(staged.iterdir()):
             raise SaeFormatError(f"{staged} is not empty.")
         left_out: list[str] = []
         configs = {name: _stage(folder, staged / name, left_out) for name, folder in folders.items()}
@@ -84,17 +85,23 @@ def push_saes(
         files = tuple(sorted(file.relative_to(staged).as_posix() for file in staged.rglob("*") if file.is_file()))
         url = None
         if dry_run_path is None:
-            api = HfApi()
-            url = str(api.create_repo(repo_id, private=not public, exist_ok=True))
-            saes: dict[str, Any] = {name: staged / name for name in folders}
-            upload_saes_to_huggingface(saes, repo_id, show_progress=False, add_default_readme=False)
-            api.upload_file(
-                path_or_fileobj=staged / CARD_NAME,
-                path_in_repo=CARD_NAME,
-                repo_id=repo_id,
-                commit_message="Write the model card",
-            )
+            with clear_hub_errors(repo_id):
+                url = _upload(repo_id, staged, list(folders), public)
     return PushResult(repo_id=repo_id, url=url, files=files, left_out=tuple(left_out))
+
+
+def _upload(repo_id: str, staged: Path, names: Sequence[str], public: bool) -> str:
+    api = HfApi()
+    url = str(api.create_repo(repo_id, private=not public, exist_ok=True))
+    saes: dict[str, Any] = {name: staged / name for name in names}
+    upload_saes_to_huggingface(saes, repo_id, show_progress=False, add_default_readme=False)
+    api.upload_file(
+        path_or_fileobj=staged / CARD_NAME,
+        path_in_repo=CARD_NAME,
+        repo_id=repo_id,
+        commit_message="Write the model card",
+    )
+    return url
 
 
 def _find_saes(source: Path, sae_id: str | None) -> dict[str, Path]:

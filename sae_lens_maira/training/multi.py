@@ -20,19 +20,23 @@ from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import ConfigError
 from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.hooked.identity import METADATA_KEY, describe_model
+from sae_lens_maira.hooked.loading import load_model
+from sae_lens_maira.sources import open_source
 from sae_lens_maira.training.config import TrainConfig
 from sae_lens_maira.training.data import TrainingData, training_data
+from sae_lens_maira.training.mirrored import with_sae_lens_types
 from sae_lens_maira.training.result import (
     TrainingResult,
+    check_folder,
     finish_result,
     is_finished,
     mark_finished,
-    prepare_folder,
     read_result,
     score,
+    start_folder,
 )
-from sae_lens_maira.training.run import load_model, load_studies, without_misleading_warnings
-from sae_lens_maira.training.runner_config import device_of, single_configs, to_multi_runner_config
+from sae_lens_maira.training.run import without_misleading_warnings
+from sae_lens_maira.training.runner_config import single_configs, to_multi_runner_config
 from sae_lens_maira.training.store import ResumableActivationsStore, fit_or_save, latest_checkpoint, set_counts_right
 
 logger = logging.getLogger(__name__)
@@ -91,13 +95,15 @@ def train_several(
     """
     if not config.saes:
         raise ConfigError("saes is missing: the names of the SAEs to train, with the settings of each.")
-    prepare_folder(config, path, resume=resume, overwrite=overwrite)
-    if resume and is_finished(path):
+    config = with_sae_lens_types(config)
+    check_folder(config, path, resume=resume, overwrite=overwrite)
+    if resume and not overwrite and is_finished(path):
         logger.info("'%s' is finished already.", path)
-        return {name: read_result(path / name, device_of(config)) for name in config.saes}
-    model = load_model(config, studies if studies is not None else load_studies(config.source))
+        return {name: read_result(path / name, config.model.find_device()) for name in config.saes}
+    model = load_model(config.model, open_source(config.source) if studies is None else studies, config.policy)
     runner_config = to_multi_runner_config(config, model, path)
     data = training_data(config, model, list(dict.fromkeys(runner_config.hook_names_per_sae.values())), runner_config)
+    start_folder(config, path, overwrite=overwrite)
     checkpoint = latest_checkpoint(path / "checkpoints") if resume else None
     if checkpoint is not None:
         logger.info("Resuming from '%s'.", checkpoint)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from sae_lens import SAE
+from sae_lens.constants import (
+    RUNNER_CFG_FILENAME,
+    SAE_CFG_FILENAME,
+    SAE_WEIGHTS_FILENAME,
+    SPARSITY_FILENAME,
+)
 
 from sae_lens_maira.errors import ConfigError
 from sae_lens_maira.files import write_text
+from sae_lens_maira.setting_values import read_yaml
 from sae_lens_maira.training.config import TrainConfig
 from sae_lens_maira.training.evaluate import SaeScores, evaluate_sae
 from sae_lens_maira.training.store import latest_checkpoint
@@ -22,6 +30,14 @@ if TYPE_CHECKING:
     from sae_lens_maira.hooked import HookedMaira2
 
 CONFIG_NAME, SCORES_NAME = "config.yaml", "scores.json"
+_FILES_OF_A_RUN = (
+    SCORES_NAME,
+    SAE_WEIGHTS_FILENAME,
+    SAE_CFG_FILENAME,
+    SPARSITY_FILENAME,
+    RUNNER_CFG_FILENAME,
+    CONFIG_NAME,
+)
 
 
 @dataclass(frozen=True)
@@ -39,15 +55,15 @@ class TrainingResult:
     scores: SaeScores
 
 
-def prepare_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to mix runs, and write the configuration down.
+def check_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to mix runs.
 
     Raises:
         ConfigError: the folder holds another run, or one that ``resume`` or ``overwrite`` would have to allow.
     """
     written = path / CONFIG_NAME
     if written.is_file() and not overwrite:
-        earlier = TrainConfig.from_dict(yaml.safe_load(written.read_text(encoding="utf-8")))
+        earlier = TrainConfig.from_dict(read_yaml(written))
         ours, theirs = config.to_dict(), earlier.to_dict()
         differs = sorted(name for name in ours if ours[name] != theirs[name])
         if differs:
@@ -56,10 +72,27 @@ def prepare_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite: 
             raise ConfigError(f"'{path}' holds a finished run already; choose another folder, or pass --overwrite.")
         if not resume and latest_checkpoint(path / "checkpoints") is not None:
             raise ConfigError(f"'{path}' holds an unfinished run; pass --resume to go on, or --overwrite.")
-    elif overwrite:
-        (path / SCORES_NAME).unlink(missing_ok=True)
+
+
+def start_folder(config: TrainConfig, path: Path, *, overwrite: bool) -> None:
+    """Write the configuration down, once everything fits together; of a run to overwrite nothing is left before."""
+    if overwrite:
+        remove_run(path)
     path.mkdir(parents=True, exist_ok=True)
     _write_config(config, path)
+
+
+def remove_run(path: Path) -> None:
+    """Remove what a run leaves in its folder, checkpoints first, and nothing else that lies there."""
+    if not (path / CONFIG_NAME).is_file():
+        return
+    names = yaml.safe_load((path / CONFIG_NAME).read_text(encoding="utf-8")).get("saes") or {}
+    shutil.rmtree(path / "checkpoints", ignore_errors=True)
+    for folder in (*(path / name for name in names), path):
+        for name in _FILES_OF_A_RUN:
+            (folder / name).unlink(missing_ok=True)
+        if folder != path and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def is_finished(path: Path) -> bool:

@@ -7,32 +7,28 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import torch
 from sae_lens import SAE
 
-from sae_lens_maira.data.source import SourceConfig
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import ConfigError
-from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.hooked.identity import METADATA_KEY, describe_model
+from sae_lens_maira.hooked.loading import load_model
 from sae_lens_maira.sources import open_source
 from sae_lens_maira.training.config import TrainConfig
 from sae_lens_maira.training.data import training_data
+from sae_lens_maira.training.mirrored import with_sae_lens_types
 from sae_lens_maira.training.result import (
     TrainingResult,
+    check_folder,
     finish_result,
     is_finished,
-    prepare_folder,
     read_result,
     score,
+    start_folder,
 )
-from sae_lens_maira.training.runner_config import device_of, to_runner_config
+from sae_lens_maira.training.runner_config import to_runner_config
 from sae_lens_maira.training.store import ResumableRunner, latest_checkpoint
-
-if TYPE_CHECKING:
-    from sae_lens_maira.activations.config import CacheConfig
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +57,15 @@ def train(
     """
     if config.saes:
         raise ConfigError("The configuration names several SAEs in saes; call train_several, or leave saes out.")
-    prepare_folder(config, path, resume=resume, overwrite=overwrite)
-    if resume and is_finished(path):
+    config = with_sae_lens_types(config)
+    check_folder(config, path, resume=resume, overwrite=overwrite)
+    if resume and not overwrite and is_finished(path):
         logger.info("'%s' is finished already.", path)
-        return read_result(path, device_of(config))
-    model = load_model(config, studies if studies is not None else load_studies(config.source))
+        return read_result(path, config.model.find_device())
+    model = load_model(config.model, open_source(config.source) if studies is None else studies, config.policy)
     runner_config = to_runner_config(config, model, path)
     data = training_data(config, model, config.hook_name, runner_config)
+    start_folder(config, path, overwrite=overwrite)
     checkpoint = latest_checkpoint(path / "checkpoints") if resume else None
     if checkpoint is not None:
         logger.info("Resuming from '%s'.", checkpoint)
@@ -80,24 +78,6 @@ def train(
     scores = score(sae, model, data.held_out, runner_config, config.n_eval_batches)
     logger.info("Held-out studies: %s", scores.describe())
     return finish_result(config, path, sae, scores)
-
-
-def load_studies(source: SourceConfig) -> Sequence[Study]:
-    """The studies that a configuration names.
-
-    Raises:
-        SourceError: the source cannot be read.
-    """
-    return open_source(source)
-
-
-def load_model(config: TrainConfig | CacheConfig, studies: Sequence[Study]) -> HookedMaira2:
-    """The model that a configuration names, with its studies and token policy."""
-    placement: dict[str, Any] = {"device_map": config.device_map or {"": device_of(config)}}
-    if config.revision is not None:
-        placement["revision"] = config.revision
-    dtype = getattr(torch, config.model_dtype)
-    return HookedMaira2.from_pretrained(config.model, studies, config.policy, dtype=dtype, **placement)
 
 
 @contextmanager

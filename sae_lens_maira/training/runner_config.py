@@ -3,44 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig
 from sae_lens.multi_sae_training_runner import MultiSAETrainingRunnerConfig
-from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 
 from sae_lens_maira.errors import ConfigError
-from sae_lens_maira.training.config import TrainConfig, check_names
+from sae_lens_maira.setting_values import check_names
+from sae_lens_maira.training.config import TrainConfig
+from sae_lens_maira.training.mirrored import architecture_config, with_sae_lens_types
 
 if TYPE_CHECKING:
-    from sae_lens_maira.activations.config import CacheConfig
     from sae_lens_maira.hooked import HookedMaira2
-
-# Set by this package, and not to be set in `runner`.
-_OWN_FIELDS = {
-    "sae",
-    "saes",
-    "model_name",
-    "model_class_name",
-    "hook_name",
-    "hook_names",
-    "hook_head_index",
-    "hook_head_indices",
-    "context_size",
-    "dataset_path",
-    "is_dataset_tokenized",
-    "prepend_bos",
-    "seqpos_slice",
-    "exclude_special_tokens",
-    "device",
-    "logger",
-    "output_path",
-    "checkpoint_path",
-    "resume_from_checkpoint",
-}
 
 
 def to_runner_config(config: TrainConfig, model: HookedMaira2, path: Path) -> LanguageModelSAERunnerConfig[Any]:
@@ -49,12 +26,14 @@ def to_runner_config(config: TrainConfig, model: HookedMaira2, path: Path) -> La
     Raises:
         ConfigError: naming a setting that SAE-Lens does not know, or that does not fit the model.
     """
-    settings = _shared_settings(config, model, path, LanguageModelSAERunnerConfig)
+    config = with_sae_lens_types(config)
+    settings = _shared_settings(config, model, path)
     _check_hook_name(config.hook_name, model)
     sae = sae_config(config.sae, model.cfg.d_model)
-    runner: LanguageModelSAERunnerConfig[Any] = LanguageModelSAERunnerConfig(
-        **{"verbose": False, **settings}, sae=sae, hook_name=config.hook_name
-    )
+    with _as_config_errors("runner"):
+        runner: LanguageModelSAERunnerConfig[Any] = LanguageModelSAERunnerConfig(
+            **{"verbose": False, **settings}, sae=sae, hook_name=config.hook_name
+        )
     runner.checkpoint_path = checkpoint_path(path)
     return runner
 
@@ -65,15 +44,16 @@ def to_multi_runner_config(config: TrainConfig, model: HookedMaira2, path: Path)
     Raises:
         ConfigError: naming a setting that SAE-Lens does not know, or that does not fit the model.
     """
-    settings = _shared_settings(config, model, path, MultiSAETrainingRunnerConfig)
+    config = with_sae_lens_types(config)
+    settings = _shared_settings(config, model, path)
     alone = single_configs(config)
     for own in alone.values():
         _check_hook_name(own.hook_name, model)
-    runner = MultiSAETrainingRunnerConfig(
-        **settings,
-        saes={name: sae_config(own.sae, model.cfg.d_model) for name, own in alone.items()},
-        hook_names={name: own.hook_name for name, own in alone.items()},
-    )
+    saes = {name: sae_config(own.sae, model.cfg.d_model) for name, own in alone.items()}
+    with _as_config_errors("runner"):
+        runner = MultiSAETrainingRunnerConfig(
+            **settings, saes=saes, hook_names={name: own.hook_name for name, own in alone.items()}
+        )
     runner.checkpoint_path = checkpoint_path(path)
     return runner
 
@@ -98,27 +78,19 @@ def checkpoint_path(path: Path) -> str:
     return str(path / "checkpoints")
 
 
-def _shared_settings(config: TrainConfig, model: HookedMaira2, path: Path, kind: Any) -> dict[str, Any]:
+def _shared_settings(config: TrainConfig, model: HookedMaira2, path: Path) -> dict[str, Any]:
     """What both of SAE-Lens's configurations take."""
-    known = {entry.name for entry in dataclasses.fields(kind) if not entry.name.startswith("_")}
-    check_names(config.runner, known - _OWN_FIELDS, "runner.")
-    if config.runner.get("prefetch_llm_batches"):
-        raise ConfigError(
-            "runner.prefetch_llm_batches takes batches from the data before they are trained on, so a resumed run "
-            "would miss them; leave it out."
-        )
-    check_names(config.logger, (entry.name for entry in dataclasses.fields(LoggingConfig)), "logger.")
     leaves_out_study_token = config.policy.image_tokens == "none"
     return {
         **config.runner,
-        "model_name": config.model,
+        "model_name": config.model.name,
         "model_class_name": "HookedMaira2",
         "context_size": config.context_size,
         "dataset_path": config.source.kind,
         "prepend_bos": False,
         "seqpos_slice": (1, None) if leaves_out_study_token else (None,),
         "exclude_special_tokens": [model.tokenizer.pad_token_id],
-        "device": device_of(config),
+        "device": config.model.find_device(),
         "output_path": str(path),
         "logger": LoggingConfig(**{"log_to_wandb": False, **config.logger}),
     }
@@ -140,25 +112,24 @@ def sae_config(settings: dict[str, Any], d_model: int) -> Any:
         ConfigError: the architecture or a setting is unknown, or ``d_in`` is not the model's width.
     """
     settings = dict(settings)
-    architecture = settings.pop("architecture")
-    if architecture not in SAE_TRAINING_CLASS_REGISTRY:
-        known = ", ".join(sorted(SAE_TRAINING_CLASS_REGISTRY))
-        raise ConfigError(f"sae.architecture '{architecture}' is unknown; SAE-Lens has {known}.")
-    config_class: Any = get_sae_training_class(architecture)[1]
+    config_class = architecture_config(settings)
+    del settings["architecture"]
     expansion_factor = settings.pop("expansion_factor", None)
     if expansion_factor is not None:
         settings["d_sae"] = int(expansion_factor * d_model)
     check_names(settings, (entry.name for entry in dataclasses.fields(config_class)), "sae.")
     if settings.get("d_in", d_model) != d_model:
         raise ConfigError(f"sae.d_in is {settings['d_in']}, but the model's width is {d_model}; leave it out.")
-    try:
+    with _as_config_errors("sae"):
         return config_class(**{**settings, "d_in": d_model})
+
+
+@contextmanager
+def _as_config_errors(group: str) -> Iterator[None]:
+    """What SAE-Lens refuses in a group of settings is the user's to mend."""
+    try:
+        yield
+    except ConfigError:
+        raise
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"sae: {error}") from error
-
-
-def device_of(config: TrainConfig | CacheConfig) -> str:
-    """The device that a configuration names; for ``auto`` a GPU if there is one."""
-    if config.device != "auto":
-        return config.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+        raise ConfigError(f"{group}: {error}") from error

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from sae_lens_maira import phantom
-from sae_lens_maira.activations.config import CacheSettings
+from sae_lens_maira.activations.config import WriteConfig
 from sae_lens_maira.activations.write import write_cache
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.hooked import HookedMaira2
@@ -40,10 +40,8 @@ def make_model(studies: Sequence[Study], **kwargs) -> HookedMaira2:
     return HookedMaira2.from_pretrained(CHECKPOINT_PATH, studies, **{"dtype": torch.float32, **kwargs})
 
 
-def make_settings(**kwargs) -> CacheSettings:
-    return CacheSettings(
-        **{"hook_names": HOOKS, "dtype": "float32", "unit_size": 5, "max_batch_tokens": 1024, **kwargs}
-    )
+def make_settings(**kwargs) -> WriteConfig:
+    return WriteConfig(**{"hook_names": HOOKS, "dtype": "float32", "unit_size": 5, "max_batch_tokens": 1024, **kwargs})
 
 
 def tree(path: Path) -> dict[str, str]:

@@ -28,17 +28,21 @@ def test_the_example_is_read_and_wrong_settings_are_named(tmp_path):
     def refused(text: str) -> str:
         (tmp_path / "x.yaml").write_text(text)
         with pytest.raises(ConfigError) as error:
-            load_cache_config(tmp_path / "x.yaml", [])
+            load_cache_config(tmp_path / "x.yaml")
         return str(error.value)
 
     example = Path(__file__).parents[2] / "configs" / "cache_phantom.yaml"
-    config = load_cache_config(example, ["--cache.dtype", "bfloat16", "--source.n_studies", "7"])
-    assert config.cache.dtype == "bfloat16"
+    config = load_cache_config(example, {"dtype": "bfloat16", "source": {"n_studies": 7}})
+    assert config.dtype == "bfloat16"
     assert config.source.n_studies == 7
-    assert config.cache.hook_names == ("blocks.2.hook_resid_post",)
-    assert refused("cache: {hook_name: a}") == "Unknown setting 'cache.hook_name'; did you mean cache.hook_names?"
-    assert refused("cache: {dtype: float16}") == "cache.hook_names is missing: a list of hook points."
-    assert refused("cache: {hook_names: [a, a]}") == "cache.hook_names names a hook point twice."
-    assert "choose float32, bfloat16 or float16" in refused("cache: {hook_names: [a], dtype: int8}")
-    assert "cache.workers is 0" in refused("cache: {hook_names: [a], workers: 0}")
+    assert config.hook_names == ("blocks.2.hook_resid_post",)
+    assert refused("hook_name: a") == "Unknown setting 'hook_name'; did you mean hook_names?"
+    assert refused("dtype: float16") == (
+        "hook_names is missing: hook points, all cached in one pass, such as ``[blocks.15.hook_resid_post]``."
+    )
+    assert refused("hook_names: [a, a]") == "hook_names names a hook point twice."
+    assert refused("{hook_names: [a], dtype: int8}") == "dtype 'int8' is unknown; choose float32, bfloat16 or float16."
+    assert refused("{hook_names: [a], workers: 0}") == "workers is 0; it must be at least 1."
+    assert refused("hook_names: blocks.0") == "hook_names is 'blocks.0'; it must be a list."
+    assert refused("cache: {hook_names: [a]}") == "Unknown setting 'cache'."
     assert "Unknown setting 'polcy'" in refused(yaml.safe_dump({"polcy": {}}))

@@ -56,10 +56,11 @@ sys.exit(main(sys.argv[1:]))
 def test_ctrl_c_says_how_to_go_on_and_the_next_run_does(tmp_path):
     """A real process, and a real signal when its second unit is done."""
     config = {
-        "model": str(CHECKPOINT_PATH),
-        "device": "cpu",
+        "model": {"name": str(CHECKPOINT_PATH), "device": "cpu"},
         "source": {"kind": "phantom", "n_studies": 40, "seed": 3},
-        "cache": {"hook_names": ["blocks.0.hook_resid_post"], "dtype": "float32", "unit_size": 2},
+        "hook_names": ["blocks.0.hook_resid_post"],
+        "dtype": "float32",
+        "unit_size": 2,
     }
     (tmp_path / "cache.yaml").write_text(yaml.safe_dump(config))
     verb = ["cache", "--config", str(tmp_path / "cache.yaml"), "--out", str(tmp_path / "cache")]

@@ -90,4 +90,4 @@ def test_the_verb_wants_one_job(capsys, tmp_path):
     assert main(["cache", "--out", str(tmp_path)]) == 2
     assert "Give exactly one of --config, --verify, --merge" in capsys.readouterr().err
     assert main(["cache", "--verify", str(tmp_path), "--dtype", "x"]) == 2
-    assert "unrecognized arguments: --dtype x" in capsys.readouterr().err
+    assert "--dtype is a setting of --config, which is not given." in capsys.readouterr().err

@@ -13,7 +13,7 @@ from sae_lens_maira import phantom
 from sae_lens_maira.cli.main import main
 from sae_lens_maira.data import FileImage, Study
 from sae_lens_maira.data.contact_sheet import contact_sheet
-from sae_lens_maira.data.source import SourceConfig
+from sae_lens_maira.data.source import ManifestConfig, OpeniConfig
 from sae_lens_maira.data.summary import Lengths, summarize
 from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.phantom.model.pretrained import PHANTOM_PATH
@@ -35,8 +35,12 @@ def mimic(tmp_path):
     return write_miniature(tmp_path / "mimic", studies, compress=True)
 
 
+def of(path):
+    return "--source.kind", "mimic_cxr", "--source.path", str(path)
+
+
 def test_counts_shares_and_lengths(mimic, capsys):
-    assert main(["studies", str(mimic), "--source", "mimic_cxr"]) == 0
+    assert main(["studies", *of(mimic)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "2 studies of 1 patients"
     assert sorted(lines[1:3]) == ["  1 left out: no findings", "  1 left out: no frontal view"]
@@ -62,7 +66,7 @@ def test_counts_shares_and_lengths(mimic, capsys):
 
 
 def test_lengths_in_tokens_of_a_model(mimic, capsys):
-    assert main(["studies", str(mimic), "--source", "mimic_cxr", "--model", "phantom"]) == 0
+    assert main(["studies", *of(mimic), "--model", "phantom"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("findings"))
     tokenizer = HookedMaira2.from_pretrained("phantom").processor.tokenizer
     lengths = [len(tokenizer.tokenize(f"Clear lungs in study 5000000{k}.")) for k in (1, 2)]
@@ -73,7 +77,7 @@ def test_lengths_in_tokens_of_a_model(mimic, capsys):
 def test_a_contact_sheet_of_private_studies_warns(mimic, tmp_path, caplog):
     path = tmp_path / "sheet.png"
     with caplog.at_level(logging.WARNING):
-        assert main(["studies", str(mimic), "--source", "mimic_cxr", "--contact-sheet", str(path)]) == 0
+        assert main(["studies", *of(mimic), "--contact-sheet", str(path)]) == 0
     assert "shows images and text of 2 studies that may not be shared" in caplog.text
     with Image.open(path) as sheet:
         assert np.asarray(sheet).max() > 200
@@ -83,7 +87,9 @@ def test_a_contact_sheet_of_private_studies_warns(mimic, tmp_path, caplog):
 def test_a_contact_sheet_of_the_phantom_shows_twelve_studies_and_does_not_warn(tmp_path, caplog):
     path = tmp_path / "sheet.png"
     with caplog.at_level(logging.WARNING):
-        assert main(["studies", "--source", "phantom", "--n-studies", "24", "--contact-sheet", str(path)]) == 0
+        assert (
+            main(["studies", "--source.kind", "phantom", "--source.n-studies", "24", "--contact-sheet", str(path)]) == 0
+        )
     assert not caplog.records
     with Image.open(path) as sheet:
         expected = contact_sheet([study for k, study in enumerate(phantom.studies(24, seed=0)) if k % 2 == 0])
@@ -92,17 +98,21 @@ def test_a_contact_sheet_of_the_phantom_shows_twelve_studies_and_does_not_warn(t
 
 def test_nothing_is_written_unless_asked(mimic, tmp_path):
     before = sorted(tmp_path.rglob("*"))
-    assert main(["studies", str(mimic), "--source", "mimic_cxr"]) == 0
+    assert main(["studies", *of(mimic)]) == 0
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none", "--source", "mimic_cxr"], "'none' does not hold MIMIC-CXR-JPG's images"),
-        (["none.csv", "--source", "manifest"], "There is no manifest 'none.csv'"),
-        (["--source", "phantom"], "source.n_studies is missing"),
-        (["x", "--source", "manifest", "--split", "train"], "source.split means nothing to kind manifest"),
+        (["--source.kind", "mimic_cxr", "--source.path", "none"], "'none' does not hold MIMIC-CXR-JPG's images"),
+        (["--source.kind", "manifest", "--source.path", "none.csv"], "There is no manifest 'none.csv'"),
+        (["--source.kind", "phantom"], "source.n_studies is missing"),
+        (
+            ["--source.kind=manifest", "--source.path=x", "--source.split=train"],
+            "source.split means nothing to kind manifest; its settings are path, n_studies, n_held_out.",
+        ),
+        (["--source.kind=phantom", "--source.n_studies=2", "--contact-sheet", "no/s.png"], "is no file in a folder"),
     ],
 )
 def test_errors_are_one_sentence(arguments, message, capsys):
@@ -127,7 +137,7 @@ def test_lengths_agree_with_numpy(values):
 def test_an_unlabelled_study_without_texts_counts_as_such(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "s.csv").write_text("study_id,frontal\ns1,a.png\n")
-    source = open_source(SourceConfig(kind="manifest", path=str(tmp_path / "s.csv")))
+    source = open_source(ManifestConfig(path=str(tmp_path / "s.csv")))
     summary = summarize(source, source)
     assert summary.views == {"unknown": 1}
     assert set(summary.n_with.values()) == {0}
@@ -150,7 +160,7 @@ def test_the_model_runs_on_drawn_open_i_studies(tmp_path):
     )
     for number, tag in enumerate(["Cardiomegaly", "normal", "Nodule/left"]):
         (tmp_path / f"{number}.xml").write_text(report.format(number, tag), encoding="utf-8")
-    source = open_source(SourceConfig(kind="openi", path=str(tmp_path), missing_images="phantom"))
+    source = open_source(OpeniConfig(path=str(tmp_path), missing_images="phantom"))
     model = HookedMaira2.from_pretrained(str(PHANTOM_PATH), studies=source)
     rows = model.rows(context_size=48, cache_path=tmp_path / "cache", show_progress=False)
     assert json.loads(json.dumps(rows.summary.tokens_by_kind))["lateral_image"] == 3

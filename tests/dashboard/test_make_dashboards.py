@@ -181,12 +181,12 @@ def test_the_model_runs_once_a_batch_of_studies_whatever_the_number_of_features(
 
 def test_with_a_cache_the_model_does_not_run(small, tmp_path):
     from sae_lens_maira.activations import ActivationCache
-    from sae_lens_maira.activations.config import CacheSettings
+    from sae_lens_maira.activations.config import WriteConfig
     from sae_lens_maira.activations.write import write_cache
 
     sae = make_sae(small)
     settings = DashboardSettings(pages="3", n_studies=5)
-    write_cache(small, tmp_path / "cache", CacheSettings((HOOK,), dtype="float32", context_size=CONTEXT_SIZE))
+    write_cache(small, tmp_path / "cache", WriteConfig((HOOK,), dtype="float32", context_size=CONTEXT_SIZE))
     make_dashboards(sae, small, tmp_path / "ran", settings, show_progress=False)
     cache = ActivationCache.open(tmp_path / "cache")
     with count_calls(small.maira2.model, small.maira2.model.vision_tower) as calls:

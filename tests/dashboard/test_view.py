@@ -120,10 +120,9 @@ def run(tmp_path, monkeypatch):
     sae = make_sae(make_model(make_studies()[:5]))
     sae.save_model(tmp_path / "sae")
     settings = {
-        "model": str(CHECKPOINT_PATH),
+        "model": {"name": str(CHECKPOINT_PATH), "device": "cpu"},
         "hook_name": sae.cfg.metadata.hook_name,
         "context_size": 96,
-        "device": "cpu",
         "source": {"kind": "phantom", "n_studies": 5, "seed": 3, "n_held_out": 0},
         "sae": {"architecture": "jumprelu", "d_sae": D_SAE},
     }
@@ -162,7 +161,7 @@ def test_overrides_of_the_command_line_reach_the_source(run, capsys):
     [
         (["view", "nowhere"], "There is no folder 'nowhere'; make it with sae-lens-maira dashboard SAE --out nowhere."),
         (["view", "."], "'.' holds no gallery; make one with sae-lens-maira dashboard SAE --out FOLDER."),
-        (["dashboard", "nowhere", "--out", "x"], "There is no SAE in 'nowhere'; give the folder that training wrote."),
+        (["dashboard", "nowhere", "--out", "x"], "There is no SAE in 'nowhere' (cfg.json is missing); give"),
         (["dashboard", "sae", "--out", "sae"], "'sae' holds something that is no gallery; choose another folder."),
         (["dashboard", "bare", "--out", "x"], "so model and studies are unknown; give --config."),
         (["dashboard", "sae", "--out", "x", "--pages", "best"], "pages is 'best'; give a number"),
@@ -173,6 +172,7 @@ def test_what_is_missing_is_one_sentence(tmp_path, monkeypatch, capsys, argument
     for name in ("sae", "bare"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "cfg.json").write_text("{}")
+        (tmp_path / name / "sae_weights.safetensors").touch()
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error

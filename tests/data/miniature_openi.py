@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from sae_lens_maira.data.source import SourceConfig
+from sae_lens_maira.data.source import OpeniConfig
 from sae_lens_maira.sources import open_source
 
 
@@ -46,4 +46,4 @@ def write_archive(path, files, mode: Literal["w", "w:gz"] = "w:gz"):
 
 
 def openi(path, **settings):
-    return open_source(SourceConfig(kind="openi", path=str(path), **settings))
+    return open_source(OpeniConfig(path=str(path), **settings))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sae_lens_maira.data import FileImage, Study
 from sae_lens_maira.data.mimic_tables import parse_time
-from sae_lens_maira.data.source import SourceConfig
+from sae_lens_maira.data.source import MimicCxrConfig
 from sae_lens_maira.data.study import Label
 from sae_lens_maira.errors import SourceError
 from sae_lens_maira.sources import open_source
@@ -57,7 +57,7 @@ def hospital():
 
 
 def mimic(root, **settings):
-    return open_source(SourceConfig(kind="mimic_cxr", path=str(root), **settings))
+    return open_source(MimicCxrConfig(path=str(root), **settings))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from sae_lens_maira import phantom
 from sae_lens_maira.data import FileImage
 from sae_lens_maira.data.openi_reports import packaged_reports, parse_openi_report, read_reports
 from sae_lens_maira.data.sections import parse_sections
-from sae_lens_maira.data.source import SourceConfig
+from sae_lens_maira.data.source import OpeniConfig
 from sae_lens_maira.data.study import Label
 from sae_lens_maira.errors import SourceError
 from sae_lens_maira.phantom.world.scene import PhantomImage
@@ -229,9 +229,9 @@ def test_all_real_reports_parse_into_the_sections_that_their_xml_labels(labeled)
 
 
 def test_all_real_reports_are_studies_or_counted():
-    source = open_source(SourceConfig(kind="openi", missing_images="phantom"))
+    source = open_source(OpeniConfig(missing_images="phantom"))
     assert (len(source), source.unusable) == (3425, {"no findings": 530})
-    source = open_source(SourceConfig(kind="openi", missing_images="phantom", missing_findings="substitute"))
+    source = open_source(OpeniConfig(missing_images="phantom", missing_findings="substitute"))
     assert (len(source), source.unusable) == (3927, {"no findings": 28})
     drawn = Counter(name for study in source for name in study.frontal.state)  # pyright: ignore[reportAttributeAccessIssue]
     assert drawn["cardiomegaly"] > 300

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sae_lens_maira.data.source import SourceConfig
+from sae_lens_maira.data.source import PhantomConfig
 from sae_lens_maira.data.study import IMAGE_KINDS
 from sae_lens_maira.errors import RowError
 from sae_lens_maira.hooked import HookedMaira2
@@ -446,7 +446,7 @@ def test_rows_of_studies_of_no_source_are_the_same_rows(hooked, tokens, studies)
 
 def test_reading_a_study_changes_nothing_that_identifies_the_model(hooked, tokens, studies):
     """Neither its studies, nor its description of them, nor the rows that a cache holds."""
-    bound = hooked.with_studies(phantom_source := open_source(SourceConfig(n_studies=6, seed=3)))
+    bound = hooked.with_studies(phantom_source := open_source(PhantomConfig(n_studies=6, seed=3)))
     identity = (len(bound.studies), bound.studies.fingerprint, bound.studies.description)
     rows = [bound.to_tokens(studies[0]) for _ in range(2)]
     assert torch.equal(rows[0], rows[1])

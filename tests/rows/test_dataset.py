@@ -163,7 +163,7 @@ def test_changed_images_policy_length_or_tokenizer_make_other_rows(build, n_enco
     other.tokenizer.add_tokens(["nodule"])
     build(processor=other)
     assert n_encoded == [12]
-    other.chat_template += " "
+    other.chat_template = f"{other.chat_template} "
     build(processor=other)
     assert n_encoded == [14]
 

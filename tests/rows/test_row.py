@@ -155,12 +155,13 @@ def test_a_policy_is_read_back_from_its_plain_values(policy):
     [
         (
             {"sections": ["impression"]},
-            "Unknown sections ['impression']; there are indication, technique, comparison, prior_report, findings.",
+            "policy.sections 'impression' is unknown; choose indication, technique, comparison, prior_report or "
+            "findings.",
         ),
-        ({"image_tokens": "some"}, "Unknown image_tokens 'some'; choose one of last, none, all."),
-        ({"template": "yes"}, "Unknown template 'yes'; choose one of drop, keep."),
-        ({"text": "report"}, "Unknown text 'report'; choose one of findings, prompt."),
-        ({"section": []}, "Unknown token policy settings ['section']."),
+        ({"image_tokens": "some"}, "policy.image_tokens 'some' is unknown; choose last, none or all."),
+        ({"template": "yes"}, "policy.template 'yes' is unknown; choose drop or keep."),
+        ({"text": "report"}, "policy.text 'report' is unknown; choose findings or prompt."),
+        ({"section": []}, "Unknown setting 'policy.section'; did you mean policy.sections?"),
     ],
 )
 def test_an_unknown_choice_is_refused_by_name(values, message):

@@ -14,10 +14,9 @@ def config() -> TrainConfig:
     """A run of 20 steps on the reference checkpoint."""
     return TrainConfig.from_dict(
         {
-            "model": str(CHECKPOINT_PATH),
+            "model": {"name": str(CHECKPOINT_PATH), "device": "cpu"},
             "hook_name": "blocks.1.hook_resid_post",
             "context_size": 64,
-            "device": "cpu",
             "source": {"kind": "phantom", "n_studies": 24, "n_held_out": 8},
             "n_eval_batches": 2,
             "sae": {"architecture": "matryoshka_batchtopk", "d_sae": 96, "k": 8, "matryoshka_widths": [16, 96]},

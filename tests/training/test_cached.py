@@ -17,10 +17,12 @@ from sae_lens_maira.activations.provider import CachedActivations
 from sae_lens_maira.activations.selection import TokenSelection
 from sae_lens_maira.activations.write import write_cache
 from sae_lens_maira.errors import CacheMismatch, ConfigError
+from sae_lens_maira.hooked.loading import load_model
 from sae_lens_maira.rows.policy import TokenPolicy
+from sae_lens_maira.sources import open_source
 from sae_lens_maira.training.config import ActivationsConfig, TrainConfig
 from sae_lens_maira.training.data import training_data
-from sae_lens_maira.training.run import load_model, load_studies, train
+from sae_lens_maira.training.run import train
 from sae_lens_maira.training.runner_config import sae_config, to_runner_config
 from sae_lens_maira.training.store import ResumableRunner
 from tests.activations.conftest import make_settings
@@ -34,10 +36,9 @@ N_STUDIES, N_HELD_OUT, CONTEXT = 36, 10, 32
 def live_config() -> TrainConfig:
     return TrainConfig.from_dict(
         {
-            "model": str(CHECKPOINT_PATH),
+            "model": {"name": str(CHECKPOINT_PATH), "device": "cpu"},
             "hook_name": HOOK,
             "context_size": 128,
-            "device": "cpu",
             "source": {"kind": "phantom", "n_studies": N_STUDIES, "n_held_out": N_HELD_OUT},
             "n_eval_batches": 2,
             "sae": {"architecture": "topk", "d_sae": 96, "k": 24},
@@ -57,7 +58,7 @@ def live_config() -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def model(live_config):
-    return load_model(live_config, load_studies(live_config.source))
+    return load_model(live_config.model, open_source(live_config.source), live_config.policy)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def train_with_sae_lens_itself(live_config, model, cache, tmp_path):
     runner_config = LanguageModelSAERunnerConfig(
         **settings,
         sae=sae_config(live_config.sae, model.cfg.d_model),
-        model_name=live_config.model,
+        model_name=live_config.model.name,
         hook_name=HOOK,
         context_size=CONTEXT,
         use_cached_activations=True,

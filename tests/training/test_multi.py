@@ -18,10 +18,12 @@ from sae_lens_maira.activations.write import write_cache
 from sae_lens_maira.errors import ConfigError, Interrupted
 from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.hooked.identity import METADATA_KEY
+from sae_lens_maira.hooked.loading import load_model
+from sae_lens_maira.sources import open_source
 from sae_lens_maira.training.config import ActivationsConfig, TrainConfig, load_config
 from sae_lens_maira.training.data import training_data
 from sae_lens_maira.training.multi import ResumableMultiRunner, train_several
-from sae_lens_maira.training.run import load_model, load_studies, train
+from sae_lens_maira.training.run import train
 from sae_lens_maira.training.runner_config import to_multi_runner_config
 from tests.activations.conftest import make_settings
 from tests.conftest import CHECKPOINT_PATH
@@ -117,7 +119,7 @@ def config(request, several, tmp_path_factory) -> TrainConfig:
     if request.param == "live":
         return several
     path = tmp_path_factory.mktemp("caches") / "cache"
-    model = load_model(several, load_studies(several.source))
+    model = load_model(several.model, open_source(several.source), several.policy)
     hooks = ("blocks.2.hook_mlp_out", "blocks.0.hook_resid_post")
     write_cache(model, path, make_settings(hook_names=hooks), show_progress=False)
     return replace(several, activations=ActivationsConfig(cache=str(path)))
@@ -192,7 +194,7 @@ def test_ctrl_c_stops_between_two_steps_and_the_run_resumes_to_the_same_weights(
 
 def test_several_saes_train_on_the_same_tokens_live_and_cached(several, tmp_path):
     """Tokens whose norm is too large at any of the hook points are left out at all of them."""
-    model = load_model(several, load_studies(several.source))
+    model = load_model(several.model, open_source(several.source), several.policy)
     runner_config = to_multi_runner_config(several, model, tmp_path)
     hooks = ["blocks.0.hook_resid_post", "blocks.2.hook_mlp_out"]
     live = training_data(several, model, hooks, runner_config)

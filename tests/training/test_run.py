@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from sae_lens_maira.errors import ConfigError, SaeMismatch
 from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.hooked.identity import METADATA_KEY, check_sae_fits
-from sae_lens_maira.training.run import load_model, load_studies, train
+from sae_lens_maira.hooked.loading import load_model
+from sae_lens_maira.sources import open_source
+from sae_lens_maira.training.run import train
 from tests.conftest import CHECKPOINT_PATH
 
 WEIGHTS = "sae_weights.safetensors"
@@ -56,7 +58,7 @@ def test_the_metadata_says_model_layer_and_policy(finished, config):
 
 def test_scores_equal_those_computed_by_hand(finished, config):
     """Explained variance, L0 and dead features on the held-out rows, from the activations themselves."""
-    model = load_model(config, load_studies(config.source))
+    model = load_model(config.model, open_source(config.source), config.policy)
     dataset = model.rows(config.context_size).dataset
     tokens = torch.tensor(dataset[16:24]["tokens"])
     with torch.no_grad():
@@ -139,7 +141,7 @@ def test_resuming_a_finished_run_changes_nothing(finished, config):
 
 
 def test_an_sae_is_refused_by_another_model_layer_width_or_policy(finished, config):
-    model = load_model(config, [])
+    model = load_model(config.model, [], config.policy)
     check_sae_fits(finished.sae, model)
     with torch.no_grad():
         model.maira2.lm_head.weight[0, 0] += 1.0

@@ -1,0 +1,62 @@
+"""`sae-lens-maira push`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sae_lens_maira.settings import Settings
+
+
+@dataclass(frozen=True)
+class PushOptions(Settings):
+    """Options of the verb.
+
+    Args:
+        source: the folder of an SAE, or a folder of such folders.
+        repository: on the Hub: owner/name.
+        name: the SAE's folder on the Hub; its own name if not given.
+        public: create the repository public; otherwise it is private.
+        dry_run: write what would be uploaded to this folder instead.
+        license: of the SAE, for the model card.
+        note: a paragraph for the model card.
+    """
+
+    GROUP = "--"
+
+    source: Path = field(metadata={"positional": True})
+    repository: str = field(metadata={"positional": True})
+    name: str | None = None
+    public: bool = False
+    dry_run: Path | None = None
+    license: str = "mit"
+    note: str = ""
+
+
+def push(options: PushOptions) -> None:
+    """Share an SAE on the Hub, with a model card and without any training text."""
+    from sae_lens_maira.share import push_saes
+
+    result = push_saes(
+        options.source,
+        options.repository,
+        sae_id=options.name,
+        public=options.public,
+        dry_run_path=options.dry_run,
+        licence=options.license,
+        note=options.note,
+        metrics=_scores(options.source, options.name),
+    )
+    left_out = f"; left out: {', '.join(result.left_out)}" if result.left_out else ""
+    sys.stdout.write(f"{result.url or options.dry_run}: {', '.join(result.files)}{left_out}\n")
+
+
+def _scores(source: Path, name: str | None) -> dict[str, dict[str, float]]:
+    """What training wrote beside each SAE, for the model card."""
+    paths = [*source.glob("scores.json"), *source.glob("*/scores.json")]
+    return {
+        (name or path.parent.name) if path.parent == source else path.parent.name: json.loads(path.read_text())
+        for path in paths
+    }
