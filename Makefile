@@ -40,12 +40,14 @@ demo: setup
 bench: setup
 	$(VENV)/bin/python -m benchmarks
 
-# Rewrites both pin lists from pyproject.toml, requirements/peers.in and requirements/*.overrides.txt.
+# Rewrites both pin lists from pyproject.toml, requirements/peers.in and requirements/*.overrides.txt. A pin that still
+# fits stays as it is; `make lock LOCK_ARGS=--upgrade` takes the newest of everything.
 # The CUDA libraries are left out: they are torch's own exact requirements, and machines without a GPU need none.
 lock:
 	test -x .venv-lock/bin/uv || ($(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv)
 	for stack in latest:3.11 compat:3.10; do \
 	  name=$${stack%%:*}; \
+	  cp requirements/$$name.txt requirements/$$name.tmp; \
 	  .venv-lock/bin/uv pip compile pyproject.toml requirements/peers.in --all-extras --universal --python-version $${stack##*:} \
 	    --override requirements/$$name.overrides.txt --no-annotate --no-header --quiet -o requirements/$$name.tmp $(LOCK_ARGS) || exit 1; \
 	  { echo "# Written by 'make lock'. Install: make setup STACK=$$name"; \
