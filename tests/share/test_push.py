@@ -11,12 +11,12 @@ import pytest
 import torch
 from sae_lens import SAE
 from safetensors.torch import load_file
-from tests.share.test_dictionary_learning import make_theirs, write_folder
 
 from sae_lens_maira.errors import SaeFormatError
 from sae_lens_maira.sae import MairaMatryoshkaTrainingSAE, MairaMatryoshkaTrainingSAEConfig
 from sae_lens_maira.share import push_saes
 from tests.share.hub_stand_in import HubStandIn, Repository
+from tests.share.test_dictionary_learning import make_theirs, write_folder
 
 SECRET = "/data/mimic-cxr/reports with Mr. Secret"
 
