@@ -1,4 +1,4 @@
-# One command each: setup, test, lint, demo, bench, lock. Every one runs on a fresh machine.
+# One command each: setup, test, lint, demo, example, bench, lock. Every one runs on a fresh machine.
 #   STACK=latest|compat picks the pinned dependency set; PYTHON picks the interpreter a new environment is made from.
 STACK ?= latest
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV ?= $(if $(filter compat,$(STACK)),.venv-compat,.venv)
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 INSTALLED = $(VENV)/.installed-$(STACK)
 
-.PHONY: setup test lint format demo bench lock clean
+.PHONY: setup test lint format demo example bench lock clean
 
 setup: $(INSTALLED)
 
@@ -26,6 +26,7 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/basedpyright
+	$(VENV)/bin/lint-imports --no-cache
 
 format: setup
 	$(VENV)/bin/ruff check --fix .
@@ -36,6 +37,11 @@ format: setup
 demo: setup
 	$(VENV)/bin/sae-lens-maira train --config configs/phantom.yaml --out out/demo --resume
 	$(VENV)/bin/sae-lens-maira dashboard out/demo --out out/demo-gallery --n-studies 500 --title "The phantom's features"
+
+# The gallery that git keeps, of a dozen studies; it needs the SAE of `make demo`.
+example: setup
+	$(VENV)/bin/sae-lens-maira dashboard out/demo --out out/example --n-studies 12 --pages 3 --title "The phantom's features"
+	$(VENV)/bin/python dashboards/example.py out/example
 
 bench: setup
 	$(VENV)/bin/python -m benchmarks

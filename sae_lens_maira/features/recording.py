@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from sae_lens_maira.hooked.model import HookedMaira2
 from sae_lens_maira.rows.dataset import StudyRows
 
 
+@runtime_checkable
 class Block(Protocol):
     """Whole studies, tokens after one another; what an activation cache yields."""
 
