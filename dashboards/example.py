@@ -1,7 +1,7 @@
 """Makes `dashboards/example` from a gallery: `python dashboards/example.py GALLERY [EXAMPLE]`.
 
 The example is what git keeps of a gallery: its data, images and pages. Style, scripts and libraries stand once in the
-repository, in `sae_lens_maira/dashboard/static`, and the example's pages refer to them there, so that it opens from disk
+repository, in `sae_lens_maira/dashboard/static`; the example's pages refer to them there, and so it opens from disk
 after a clone.
 """
 

@@ -18,7 +18,7 @@ from sae_lens_maira.maira2 import FindingsPrompt
 from sae_lens_maira.phantom.model.pretrained import PHANTOM_PATH
 
 REFERENCE_CHECKPOINT = Path(__file__).parent / "maira2" / "reference" / "checkpoint"
-CHECKPOINTS = [path for path in (REFERENCE_CHECKPOINT, PHANTOM_PATH) if path.is_dir()]
+CHECKPOINTS = [REFERENCE_CHECKPOINT, PHANTOM_PATH]
 SECTIONS = (
     TokenKind.INDICATION,
     TokenKind.TECHNIQUE,

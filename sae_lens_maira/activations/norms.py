@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from sae_lens_maira.data.study import TokenKind
@@ -71,7 +71,7 @@ class ResidualNorms:
 
 def summarise_norms(
     activations: Float[Tensor, "n_tokens d_in"],
-    kinds: Int[Tensor, " n_tokens"],
+    kinds: Integer[Tensor, " n_tokens"],
     hook_name: str,
     multiple: float,
 ) -> ResidualNorms:

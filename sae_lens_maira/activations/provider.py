@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from sae_lens_maira.activations.format import NORMS_PREFIX
@@ -137,7 +137,7 @@ class _CachedTokens:
 
     def _select(
         self, cache: ActivationCache, hook_names: Sequence[str], selection: TokenSelection
-    ) -> tuple[Int[np.ndarray, " n_tokens"], dict[str, np.ndarray]]:
+    ) -> tuple[Integer[np.ndarray, " n_tokens"], dict[str, np.ndarray]]:
         kind = np.uint32 if self._starts[-1] < 2**32 else np.uint64
         tokens: list[np.ndarray] = []
         norms: dict[str, list[np.ndarray]] = {name: [] for name in hook_names}
@@ -157,7 +157,7 @@ class _CachedTokens:
             raise DataExhausted(f"No token of the cache '{cache.path}' is left by {selection}; widen the selection.")
         return chosen, of_hooks
 
-    def next_tokens(self) -> Int[np.ndarray, " batch"]:
+    def next_tokens(self) -> Integer[np.ndarray, " batch"]:
         """Numbers of the tokens of the next batch in the cache's storage order, ascending; moves on."""
         wanted, pieces = self.batch_size, []
         while wanted:
@@ -170,7 +170,7 @@ class _CachedTokens:
                 self.epoch, self.place = self.epoch + 1, 0
         return np.sort(self._tokens[np.concatenate(pieces)]).astype(np.int64)
 
-    def gather(self, hook_name: str, tokens: Int[np.ndarray, " batch"]) -> Float[Tensor, "batch d_in"]:
+    def gather(self, hook_name: str, tokens: Integer[np.ndarray, " batch"]) -> Float[Tensor, "batch d_in"]:
         """Activations at one hook point.
 
         Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 CHUNK = 1 << 22
 """Entries that are worked on at a time."""
@@ -29,8 +29,8 @@ class SparseRows:
         n_columns: width of the matrix.
     """
 
-    offsets: Int[np.ndarray, " n_rows_plus_1"]
-    columns: Int[np.ndarray, " n_entries"]
+    offsets: Integer[np.ndarray, " n_rows_plus_1"]
+    columns: Integer[np.ndarray, " n_entries"]
     values: Float[np.ndarray, " n_entries"]
     n_columns: int
 
@@ -62,7 +62,7 @@ class SparseRows:
             yield start, stop
             start = stop
 
-    def columns_of(self, rows: Int[np.ndarray, " n"], size: int = CHUNK) -> Iterator[np.ndarray]:
+    def columns_of(self, rows: Integer[np.ndarray, " n"], size: int = CHUNK) -> Iterator[np.ndarray]:
         """Columns of the entries of any rows, in pieces."""
         counts = self.offsets[rows + 1] - self.offsets[rows]
         ends = np.cumsum(counts)

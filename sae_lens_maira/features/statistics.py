@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from sae_lens_maira.data.study import TokenKind
@@ -88,7 +88,7 @@ class FeatureCounts:
     histogram: Int[np.ndarray, "n_features n_bins"]
 
 
-def count_firings(firings: SparseRows, kinds: Int[np.ndarray, " n_tokens"], n_bins: int = N_BINS) -> FeatureCounts:
+def count_firings(firings: SparseRows, kinds: Integer[np.ndarray, " n_tokens"], n_bins: int = N_BINS) -> FeatureCounts:
     """Counts, in two passes: the bins of a histogram follow from the strongest activation."""
     n_features, n_kinds = firings.n_columns, len(TokenKind)
     n_firing = np.zeros(n_features, dtype=np.int64)
