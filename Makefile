@@ -1,4 +1,4 @@
-# One command each: setup, test, lint, demo, bench, lock. Every one runs on a fresh machine.
+# One command each: setup, test, lint, demo, example, bench, lock. Every one runs on a fresh machine.
 #   STACK=latest|compat picks the pinned dependency set; PYTHON picks the interpreter a new environment is made from.
 STACK ?= latest
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV ?= $(if $(filter compat,$(STACK)),.venv-compat,.venv)
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 INSTALLED = $(VENV)/.installed-$(STACK)
 
-.PHONY: setup test lint format demo bench lock clean
+.PHONY: setup test lint format demo example bench lock clean
 
 setup: $(INSTALLED)
 
@@ -26,6 +26,7 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/basedpyright
+	$(VENV)/bin/lint-imports --no-cache
 
 format: setup
 	$(VENV)/bin/ruff check --fix .
@@ -37,15 +38,22 @@ demo: setup
 	$(VENV)/bin/sae-lens-maira train --config configs/phantom.yaml --out out/demo --resume
 	$(VENV)/bin/sae-lens-maira dashboard out/demo --out out/demo-gallery --n-studies 500 --title "The phantom's features"
 
+# The gallery that git keeps, of a dozen studies; it needs the SAE of `make demo`.
+example: setup
+	$(VENV)/bin/sae-lens-maira dashboard out/demo --out out/example --n-studies 12 --pages 3 --title "The phantom's features"
+	$(VENV)/bin/python dashboards/example.py out/example
+
 bench: setup
 	$(VENV)/bin/python -m benchmarks
 
-# Rewrites both pin lists from pyproject.toml, requirements/peers.in and requirements/*.overrides.txt.
+# Rewrites both pin lists from pyproject.toml, requirements/peers.in and requirements/*.overrides.txt. A pin that still
+# fits stays as it is; `make lock LOCK_ARGS=--upgrade` takes the newest of everything.
 # The CUDA libraries are left out: they are torch's own exact requirements, and machines without a GPU need none.
 lock:
 	test -x .venv-lock/bin/uv || ($(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv)
 	for stack in latest:3.11 compat:3.10; do \
 	  name=$${stack%%:*}; \
+	  cp requirements/$$name.txt requirements/$$name.tmp; \
 	  .venv-lock/bin/uv pip compile pyproject.toml requirements/peers.in --all-extras --universal --python-version $${stack##*:} \
 	    --override requirements/$$name.overrides.txt --no-annotate --no-header --quiet -o requirements/$$name.tmp $(LOCK_ARGS) || exit 1; \
 	  { echo "# Written by 'make lock'. Install: make setup STACK=$$name"; \

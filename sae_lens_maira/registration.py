@@ -1,46 +1,74 @@
-"""Registers the Matryoshka variant with SAE-Lens without importing SAE-Lens.
+"""Registers our classes with transformers and SAE-Lens without importing either.
 
-SAE-Lens takes seconds to import, and its registry cannot be read without importing it. So registration waits for that
-import: an import hook, once, runs `sae_lens_maira.sae` right after `sae_lens` itself. Whoever imports both, in either
-order, finds the architecture registered; whoever imports only this package does not pay for SAE-Lens.
+Both take seconds to import, and neither can be told of a class without importing it. So registration waits: a finder
+at the front of ``sys.meta_path`` lets the other finders find these two libraries, and imports our registering package
+right after the library's own code has run. Whoever imports both, in either order, finds our classes registered;
+whoever imports this package alone pays for neither library.
+
+- Looking is not importing: ``importlib.util.find_spec("transformers")`` gives the usual spec and changes nothing.
+- Our registering packages import the library in their first lines. If they come first, the hook finds them half
+  imported and goes on; they register when their own code has run.
+- Another thread may import our package at the same time, while this thread holds the library's import lock. The
+  ``import`` statement (``__import__``) notices that both would wait for each other, and goes on;
+  ``importlib.import_module`` raises.
 """
 
-import importlib
+from __future__ import annotations
+
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
+
+_REGISTERING_PACKAGES = {"transformers": "sae_lens_maira.maira2", "sae_lens": "sae_lens_maira.sae"}
 
 
-def register_with_sae_lens() -> None:
-    """Register now where SAE-Lens is imported already, otherwise as soon as it is."""
-    if "sae_lens" in sys.modules:
-        importlib.import_module("sae_lens_maira.sae")
-    elif not any(isinstance(finder, _AfterSaeLens) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterSaeLens())
+def register_on_import() -> None:
+    """Register with each library now if it is imported already, otherwise as soon as it is."""
+    waiting = set()
+    for library in _REGISTERING_PACKAGES:
+        if library in sys.modules:
+            _register(library)
+        else:
+            waiting.add(library)
+    if waiting and not any(isinstance(finder, _RegisteringFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _RegisteringFinder(waiting))
 
 
-class _AfterSaeLens(importlib.abc.MetaPathFinder):
-    """Lets the other finders find `sae_lens`, and has its loader register the variant afterwards."""
+def _register(library: str) -> None:
+    __import__(_REGISTERING_PACKAGES[library])
+
+
+class _RegisteringFinder(importlib.abc.MetaPathFinder):
+    """Finds what the other finders find, and wraps the loader of the libraries it waits for."""
+
+    def __init__(self, waiting: set[str]) -> None:
+        self.waiting = waiting
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        del path, target
-        if fullname != "sae_lens":
+        if fullname not in self.waiting:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        others = (finder for finder in sys.meta_path if finder is not self)
+        specs = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _RegisteringLoader(spec.loader)
+            spec.loader = _RegisteringLoader(spec.loader, self.waiting)
         return spec
 
 
 class _RegisteringLoader(importlib.abc.Loader):
-    def __init__(self, loader: importlib.abc.Loader) -> None:
+    """Loads a library as its own loader does, then registers; in everything else it is that loader."""
+
+    def __init__(self, loader: importlib.abc.Loader, waiting: set[str]) -> None:
         self.loader = loader
+        self.waiting = waiting
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
@@ -50,4 +78,5 @@ class _RegisteringLoader(importlib.abc.Loader):
             module.__spec__.loader = self.loader
         module.__loader__ = self.loader
         self.loader.exec_module(module)
-        importlib.import_module("sae_lens_maira.sae")
+        self.waiting.discard(module.__name__)
+        _register(module.__name__)

@@ -1,4 +1,4 @@
-"""Shared fixtures. Shape annotations are checked at run time throughout the suite."""
+"""Shared fixtures. Types and shapes are checked at run time throughout the suite: see `typechecker.py`."""
 
 import json
 from dataclasses import dataclass
@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jaxtyping import install_import_hook
 
-_MAIRA2 = "sae_lens_maira.maira2"
-# Not `images` and `prompts`, whose own messages about arguments of a wrong type are tested, nor `processing`:
-# transformers reads the code object of a processor's `__init__`, which the hook replaces.
-with install_import_hook([f"{_MAIRA2}.{name}" for name in ("modeling", "tokenization")], "beartype.beartype"):
-    from sae_lens_maira.maira2 import FindingsPrompt, Maira2ForConditionalGeneration, Maira2Processor
+import tests.typechecker
+
+tests.typechecker.install()
 
 from safetensors.torch import load_file
+
+from sae_lens_maira.maira2 import FindingsPrompt, Maira2ForConditionalGeneration, Maira2Processor
 
 REFERENCE_PATH = Path(__file__).parent / "maira2" / "reference"
 CHECKPOINT_PATH = REFERENCE_PATH / "checkpoint"

@@ -29,9 +29,27 @@
 ...     block.activations["blocks.15.hook_resid_post"], block.token_ids, block.study_index, block.position, block.kind
 """
 
-from sae_lens_maira.activations.block import Block
-from sae_lens_maira.activations.read import ActivationCache
-from sae_lens_maira.activations.stream import ActivationStream
-from sae_lens_maira.errors import CacheError
+from __future__ import annotations
 
-__all__ = ["ActivationCache", "ActivationStream", "Block", "CacheError"]
+from typing import TYPE_CHECKING
+
+from sae_lens_maira.errors import CacheError
+from sae_lens_maira.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from sae_lens_maira.activations.block import Block
+    from sae_lens_maira.activations.read import ActivationCache
+    from sae_lens_maira.activations.stream import ActivationStream
+    from sae_lens_maira.activations.write import write_cache
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "ActivationCache": "sae_lens_maira.activations.read",
+            "ActivationStream": "sae_lens_maira.activations.stream",
+            "Block": "sae_lens_maira.activations.block",
+            "write_cache": "sae_lens_maira.activations.write",
+        },
+    )
+
+__all__ = ["ActivationCache", "ActivationStream", "Block", "CacheError", "write_cache"]

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from sae_lens_maira.activations.read import ActivationCache
@@ -99,7 +99,7 @@ class _CachedTokens:
 
     def _select(
         self, cache: ActivationCache, selection: TokenSelection
-    ) -> tuple[Int[np.ndarray, " n_tokens"], dict[str, float]]:
+    ) -> tuple[Integer[np.ndarray, " n_tokens"], dict[str, float]]:
         """Numbers of the selected tokens in the cache's storage order, and their mean norms."""
         dtype = np.uint32 if self._starts[-1] < 2**32 else np.uint64
         tokens: list[np.ndarray] = [np.empty(0, dtype=dtype)]
@@ -120,7 +120,7 @@ class _CachedTokens:
         """What normalizes the selected activations at each hook point to a mean norm of the root of ``d_in``."""
         return {name: self.d_in**0.5 / norm for name, norm in self.mean_norms.items()}
 
-    def next_tokens(self) -> Int[np.ndarray, " batch"]:
+    def next_tokens(self) -> Integer[np.ndarray, " batch"]:
         """Numbers of the tokens of the next batch in the cache's storage order, ascending; moves on."""
         wanted, pieces = self.batch_size, []
         while wanted:
@@ -133,7 +133,7 @@ class _CachedTokens:
                 self.epoch, self.place = self.epoch + 1, 0
         return np.sort(self._tokens[np.concatenate(pieces)]).astype(np.int64)
 
-    def gather(self, hook_name: str, tokens: Int[np.ndarray, " batch"]) -> Float[Tensor, "batch d_in"]:
+    def gather(self, hook_name: str, tokens: Integer[np.ndarray, " batch"]) -> Float[Tensor, "batch d_in"]:
         """Activations at one hook point.
 
         Args:

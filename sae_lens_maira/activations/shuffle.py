@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Integer
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Epoch:
     """
 
     number: int
-    runs: Int[np.ndarray, " n_runs"]
-    window_starts: Int[np.ndarray, " n_windows_and_one"]
+    runs: Integer[np.ndarray, " n_runs"]
+    window_starts: Integer[np.ndarray, " n_windows_and_one"]
 
 
 class GlobalShuffle:
@@ -70,7 +70,7 @@ class GlobalShuffle:
             self._epoch = Epoch(number, runs, starts)
         return self._epoch
 
-    def take(self, epoch: int, start: int, stop: int) -> Int[np.ndarray, " n_tokens"]:
+    def take(self, epoch: int, start: int, stop: int) -> Integer[np.ndarray, " n_tokens"]:
         """Numbers of the tokens at places ``start`` to ``stop`` of an epoch."""
         starts = self.epoch(epoch).window_starts
         pieces: list[np.ndarray] = []
@@ -109,7 +109,7 @@ class GlobalShuffle:
         return self._window[2]
 
 
-def _permutation(n: int, seed: list[int]) -> Int[np.ndarray, " n"]:
+def _permutation(n: int, seed: list[int]) -> Integer[np.ndarray, " n"]:
     """A uniformly random permutation; PyTorch makes them four times as fast as numpy."""
     (number,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
     return torch.randperm(n, generator=torch.Generator().manual_seed(int(number) >> 1)).numpy()

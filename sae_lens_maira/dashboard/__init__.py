@@ -12,20 +12,23 @@ What is shown is computed in :mod:`sae_lens_maira.features`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sae_lens_maira.errors import DashboardError
+from sae_lens_maira.lazy import lazy_names
 
 if TYPE_CHECKING:
     from sae_lens_maira.dashboard.make import DashboardResult, make_dashboards
     from sae_lens_maira.dashboard.settings import DashboardSettings
-    from sae_lens_maira.errors import DashboardError
+else:
+    _MAKE = "sae_lens_maira.dashboard.make"
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "DashboardResult": _MAKE,
+            "DashboardSettings": "sae_lens_maira.dashboard.settings",
+            "make_dashboards": _MAKE,
+        },
+    )
 
 __all__ = ["DashboardError", "DashboardResult", "DashboardSettings", "make_dashboards"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import on demand: serving needs no model."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sae_lens_maira.dashboard import make
-
-    return getattr(make, name)

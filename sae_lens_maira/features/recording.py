@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from sae_lens_maira.activations.block import Block
@@ -69,11 +69,11 @@ class Recording:
         if not studies:
             raise ValueError("There are no activations of the chosen studies; choose more of them.")
         lengths = [place.stop - place.start for place in self._places]
-        self.studies: Int[np.ndarray, " n_studies"] = np.array(studies)
-        self.offsets: Int[np.ndarray, " n_studies_plus_1"] = np.concatenate([[0], np.cumsum(lengths)])
-        self.token_ids: Int[np.ndarray, " n_tokens"] = np.concatenate(parts["token_ids"]).astype(np.int64)
-        self.positions: Int[np.ndarray, " n_tokens"] = np.concatenate(parts["position"]).astype(np.int64)
-        self.kinds: Int[np.ndarray, " n_tokens"] = np.concatenate(parts["kind"]).astype(np.uint8)
+        self.studies: Integer[np.ndarray, " n_studies"] = np.array(studies)
+        self.offsets: Integer[np.ndarray, " n_studies_plus_1"] = np.concatenate([[0], np.cumsum(lengths)])
+        self.token_ids: Integer[np.ndarray, " n_tokens"] = np.concatenate(parts["token_ids"]).astype(np.int64)
+        self.positions: Integer[np.ndarray, " n_tokens"] = np.concatenate(parts["position"]).astype(np.int64)
+        self.kinds: Integer[np.ndarray, " n_tokens"] = np.concatenate(parts["kind"]).astype(np.uint8)
 
     @property
     def n_tokens(self) -> int:
@@ -84,7 +84,7 @@ class Recording:
         return len(self.studies)
 
     @cached_property
-    def study_of_token(self) -> Int[np.ndarray, " n_tokens"]:
+    def study_of_token(self) -> Integer[np.ndarray, " n_tokens"]:
         """Number of the recorded study that each token belongs to."""
         return np.repeat(np.arange(self.n_studies), np.diff(self.offsets))
 

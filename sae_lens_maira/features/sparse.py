@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from scipy.sparse import csr_array
 
 CHUNK = 1 << 22
@@ -31,19 +31,21 @@ def chunks(matrix: csr_array, size: int = CHUNK) -> Iterator[tuple[int, int]]:
 
 def entries(
     matrix: csr_array, start: int, stop: int
-) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+) -> tuple[Integer[np.ndarray, " n"], Integer[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Row numbers, columns and values of all entries of some rows."""
     first, last = matrix.indptr[start], matrix.indptr[stop]
     numbers = np.repeat(np.arange(start, stop), np.diff(matrix.indptr[start : stop + 1]))
     return numbers, np.asarray(matrix.indices[first:last]), np.asarray(matrix.data[first:last])
 
 
-def row(matrix: csr_array, index: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+def row(matrix: csr_array, index: int) -> tuple[Integer[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Columns and values of one row."""
     return entries(matrix, index, index + 1)[1:]
 
 
-def count_columns(matrix: csr_array, rows: Int[np.ndarray, " n"], size: int = CHUNK) -> Int[np.ndarray, " n_columns"]:
+def count_columns(
+    matrix: csr_array, rows: Integer[np.ndarray, " n"], size: int = CHUNK
+) -> Integer[np.ndarray, " n_columns"]:
     """Entries of each column within any rows."""
     n_columns = matrix.shape[1]
     counts = np.zeros(n_columns, dtype=np.int64)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -47,7 +47,7 @@ class BestOfEach:
         if self._n_candidates > _BUFFER + self.n_features * self.k:
             self._compact()
 
-    def finish(self) -> tuple[Int[np.ndarray, "n_features k"], Float[np.ndarray, "n_features k"]]:
+    def finish(self) -> tuple[Integer[np.ndarray, "n_features k"], Float[np.ndarray, "n_features k"]]:
         """Items (-1 where there are fewer) and their scores (0 there), best first."""
         self._compact()
         items = np.full((self.n_features, self.k), -1, dtype=np.int64)
@@ -82,14 +82,14 @@ class FeatureCounts:
         histogram: tokens in equal bins from 0 to ``largest``.
     """
 
-    n_firing: Int[np.ndarray, " n_features"]
+    n_firing: Integer[np.ndarray, " n_features"]
     largest: Float[np.ndarray, " n_features"]
     mean: Float[np.ndarray, " n_features"]
-    by_kind: Int[np.ndarray, "n_features n_kinds"]
-    histogram: Int[np.ndarray, "n_features n_bins"]
+    by_kind: Integer[np.ndarray, "n_features n_kinds"]
+    histogram: Integer[np.ndarray, "n_features n_bins"]
 
 
-def count_firings(firings: csr_array, kinds: Int[np.ndarray, " n_tokens"], n_bins: int = N_BINS) -> FeatureCounts:
+def count_firings(firings: csr_array, kinds: Integer[np.ndarray, " n_tokens"], n_bins: int = N_BINS) -> FeatureCounts:
     """Counts, in two passes: the bins of a histogram follow from the strongest activation."""
     n_features, n_kinds = firings.shape[1], len(TokenKind)
     n_firing = np.zeros(n_features, dtype=np.int64)
@@ -148,7 +148,7 @@ class Partners:
 def partners(
     firings: csr_array,
     by_feature: csr_array,
-    groups: Int[np.ndarray, " n_features"],
+    groups: Integer[np.ndarray, " n_features"],
     *,
     k: int = 12,
     min_share: float = 0.8,
@@ -210,9 +210,9 @@ def decoder_neighbors(decoder: Float[Tensor, "n_features d_in"], k: int) -> tupl
 class LogitEffects:
     """Tokens that each feature's decoder row promotes and suppresses most, (n_features, k) each, strongest first."""
 
-    promoted: Int[np.ndarray, "n_features k"]
+    promoted: Integer[np.ndarray, "n_features k"]
     promoted_by: Float[np.ndarray, "n_features k"]
-    suppressed: Int[np.ndarray, "n_features k"]
+    suppressed: Integer[np.ndarray, "n_features k"]
     suppressed_by: Float[np.ndarray, "n_features k"]
 
 

@@ -14,7 +14,8 @@
     processing      Maira2Processor: prompts to model inputs, model output to text
     grounding       parse_grounded: sentences with boxes, from output that may be malformed
 
-Importing this package registers the classes with transformers' Auto classes.
+Importing this package registers the classes with transformers' Auto classes; ``sae_lens_maira`` imports it as soon as
+transformers is imported.
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor

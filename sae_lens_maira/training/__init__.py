@@ -12,7 +12,17 @@
     result          a run's folder, before and after
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from sae_lens_maira.errors import ConfigError
+from sae_lens_maira.lazy import lazy_names
 from sae_lens_maira.training.config import SourceConfig, TrainConfig, load_config
 
-__all__ = ["ConfigError", "SourceConfig", "TrainConfig", "load_config"]
+if TYPE_CHECKING:
+    from sae_lens_maira.training.run import train
+else:
+    __getattr__, __dir__ = lazy_names(__name__, {"train": "sae_lens_maira.training.run"})
+
+__all__ = ["ConfigError", "SourceConfig", "TrainConfig", "load_config", "train"]

@@ -1,71 +1,25 @@
 """Loading by a Hub id, over HTTP from a stand-in for the Hub on loopback."""
 
-import hashlib
-import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import CHECKPOINT_PATH
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class StandInHub(BaseHTTPRequestHandler):
-    """Serves the reference checkpoint as `tiny/maira-2`, and refuses `gated/maira-2` as the Hub does."""
-
-    def do_HEAD(self):
-        self._answer(with_body=False)
-
-    def do_GET(self):
-        self._answer(with_body=True)
-
-    def _answer(self, with_body: bool) -> None:
-        path = self.path.split("?")[0]
-        if "gated/maira-2" in path:
-            self._send(403, b"{}", with_body, {"X-Error-Code": "GatedRepo"})
-        elif path.startswith("/tiny/maira-2/resolve/"):
-            self._send_file(path.rsplit("/", 1)[-1], with_body)
-        elif path.startswith("/api/models/tiny/maira-2"):
-            siblings = [{"rfilename": file.name} for file in CHECKPOINT_PATH.iterdir()]
-            body = [] if "/tree/" in path else {"id": "tiny/maira-2", "sha": COMMIT, "siblings": siblings}
-            self._send(200, json.dumps(body).encode(), with_body, {"Content-Type": "application/json"})
-        else:
-            self._send(404, b"{}", with_body, {"X-Error-Code": "RepoNotFound"})
-
-    def _send_file(self, name: str, with_body: bool) -> None:
-        file = CHECKPOINT_PATH / name
-        if not file.is_file():
-            self._send(404, b"", with_body, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-            return
-        content = file.read_bytes()
-        etag = f'"{hashlib.sha256(content).hexdigest()}"'
-        self._send(200, content, with_body, {"ETag": etag, "X-Repo-Commit": COMMIT})
-
-    def _send(self, status: int, body: bytes, with_body: bool, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+from tests.hub_stand_in import HubStandIn, Repository
 
 
 @pytest.fixture(scope="module")
-def endpoint():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), StandInHub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+def endpoint() -> Iterator[str]:
+    """A Hub with the reference checkpoint as `tiny/maira-2`, and with `gated/maira-2`, which it shows to nobody."""
+    with HubStandIn() as hub:
+        files = {file.name: file.read_bytes() for file in CHECKPOINT_PATH.iterdir()}
+        hub.repositories["tiny/maira-2"] = Repository(private=False, files=files)
+        hub.repositories["gated/maira-2"] = Repository(private=False, gated=True)
+        yield hub.url
 
 
 def run(code: str, endpoint: str, cache_path: Path) -> subprocess.CompletedProcess[str]:

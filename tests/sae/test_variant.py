@@ -87,19 +87,6 @@ def test_importing_the_package_registers_the_architecture() -> None:
     assert get_sae_training_class(ARCHITECTURE) == (MairaMatryoshkaTrainingSAE, MairaMatryoshkaTrainingSAEConfig)
 
 
-@pytest.mark.parametrize("sae_lens_first", [False, True])
-def test_registration_waits_for_sae_lens(sae_lens_first: bool) -> None:
-    lines = [
-        "from sae_lens_maira.registration import register_with_sae_lens as register; register()",
-        "import sae_lens",
-    ]
-    check = "import sys; assert 'sae_lens' not in sys.modules"
-    lines = lines[::-1] if sae_lens_first else [lines[0], check, lines[1]]
-    lines.append("from sae_lens.registry import get_sae_training_class as g; print(g('maira_matryoshka')[0].__name__)")
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", "\n".join(lines)], capture_output=True, text=True)
-    assert done.stdout.strip() == "MairaMatryoshkaTrainingSAE", done.stderr
-
-
 @pytest.mark.parametrize("kernels", ["sparse", "dense"])
 @pytest.mark.parametrize("rescale", [True, False])
 @pytest.mark.parametrize("aux_per_group", [True, False])

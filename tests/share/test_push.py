@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from sae_lens_maira.errors import SaeFormatError
 from sae_lens_maira.sae import MairaMatryoshkaTrainingSAE, MairaMatryoshkaTrainingSAEConfig
 from sae_lens_maira.share import push_saes
-from tests.share.hub_stand_in import HubStandIn, Repository
+from tests.hub_stand_in import HubStandIn, Repository
 from tests.share.test_dictionary_learning import make_theirs, write_folder
 
 SECRET = "/data/mimic-cxr/reports with Mr. Secret"

@@ -12,6 +12,7 @@ from its last state.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,7 +21,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jsonargparse import ArgumentParser
 from torch.multiprocessing.spawn import spawn
 
 from sae_lens_maira.maira2.adapter import study_prompt
@@ -34,6 +34,7 @@ from sae_lens_maira.phantom.training.optimization import Process, TrainingState,
 from sae_lens_maira.phantom.training.pool import Pool, draw_pool
 from sae_lens_maira.phantom.words import requests
 from sae_lens_maira.phantom.words.grammar import NORMAL_STATEMENTS, all_claims, sentences
+from sae_lens_maira.settings import settings_of
 
 _STATE, _MEETING_POINT = "state.pt", "processes"
 
@@ -113,11 +114,14 @@ def write_checkpoint(model: Any, processor: Maira2Processor, folder: Path) -> No
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; its options are the fields of :class:`PhantomTrainingConfig`."""
-    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_class_arguments(PhantomTrainingConfig)
-    options = parser.parse_args(arguments).as_dict()
-    train(PhantomTrainingConfig(**{name: value for name, value in options.items() if name != "out"}), options["out"])
+    for option in settings_of(PhantomTrainingConfig):
+        text = f"{option.text} (type: {option.hint.__name__}, default: {option.default})"
+        parser.add_argument(f"--{option.field}", type=option.hint, default=option.default, help=text)
+    options = vars(parser.parse_args(arguments))
+    out = options.pop("out")
+    train(PhantomTrainingConfig(**options), out)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ COMMIT = "0" * 40
 class Repository:
     private: bool
     files: dict[str, bytes] = field(default_factory=dict)
+    gated: bool = False
 
 
 class HubStandIn(ThreadingHTTPServer):
@@ -62,6 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
             repository = self.server.repositories.get(name)
             if repository is None:
                 self._fail(404, "RepoNotFound", "Repository not found")
+            elif repository.gated:
+                self._fail(403, "GatedRepo", "Access is restricted")
             elif rest[:1] == ["tree"]:
                 files = [self._entry(path, data) for path, data in sorted(repository.files.items())]
                 self._reply(files)
@@ -119,6 +122,8 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self.server.repositories.get(name)
         if repository is None:
             self._fail(404, "RepoNotFound", "Repository not found")
+        elif repository.gated:
+            self._fail(403, "GatedRepo", "Access is restricted")
         elif path not in repository.files:
             self._fail(404, "EntryNotFound", "Entry not found")
         else:

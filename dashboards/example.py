@@ -1,0 +1,42 @@
+"""Makes `dashboards/example` from a gallery: `python dashboards/example.py GALLERY [EXAMPLE]`.
+
+The example is what git keeps of a gallery: its data, images and pages. Style, scripts and libraries stand once in the
+repository, in `sae_lens_maira/dashboard/static`; the example's pages refer to them there, and so it opens from disk
+after a clone.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+STATIC = ROOT / "sae_lens_maira" / "dashboard" / "static"
+EXAMPLE = ROOT / "dashboards" / "example"
+FOLDERS = ("data", "images", "pages")
+_TO_STATIC = "../../sae_lens_maira/dashboard/static/"
+
+
+def linked_index() -> str:
+    """The gallery's first page, with its style and scripts in the package."""
+    html = (STATIC / "index.html").read_text()
+    return html.replace('href="gallery.css"', f'href="{_TO_STATIC}gallery.css"').replace('src="', f'src="{_TO_STATIC}')
+
+
+def linked_page(html: str) -> str:
+    """A standard page of the gallery, with its libraries in the package."""
+    return html.replace('src="../vendor/', f'src="../{_TO_STATIC}vendor/')
+
+
+def main(gallery: str, example: str = str(EXAMPLE)) -> None:
+    """Replace the example by what it keeps of a gallery."""
+    target = Path(example)
+    shutil.rmtree(target, ignore_errors=True)
+    for name in FOLDERS:
+        shutil.copytree(Path(gallery) / name, target / name)
+    (target / "index.html").write_text(linked_index())
+    for page in (target / "pages").glob("*.html"):
+        page.write_text(linked_page(page.read_text()))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
