@@ -127,7 +127,7 @@ class LiveActivations:
             planner = _pool(stack, "plan", 1)
             decoders = _pool(stack, "decode", self._workers)
             total = progress.n_done + len(self._indices)
-            bar = tqdm(total=total, desc=progress.description, unit="study", disable=not progress.shown)
+            bar: tqdm[None] = tqdm(total=total, desc=progress.description, unit="study", disable=not progress.shown)
             stack.enter_context(bar)
             bar.update(progress.n_done)
             plans = map_ahead(planner, self._planner.plan, self._cut(), _N_PLANS_AHEAD)
