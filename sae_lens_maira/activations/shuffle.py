@@ -1,12 +1,12 @@
-"""Which token comes when: every token once an epoch, in an order that a seed decides.
+"""Which token comes when: every token once per epoch, in an order that a seed decides.
 
 1. The selected tokens, in storage order, are cut into runs of ``run_length`` tokens.
-2. The runs are put into a uniformly random order, another one each epoch, and cut into windows of ``window`` tokens.
+2. The runs are put into a uniformly random order, a new one each epoch, and cut into windows of ``window`` tokens.
 3. The tokens of each window are put into a uniformly random order.
 
 With ``run_length`` 1 the result is a uniformly random permutation of all tokens, and windows do not matter. With longer
 runs it is not: tokens of one run always share a window, so each batch is a simple random sample of its window, and the
-window a simple random sample of the runs. What is bought with that is reading from disk in pieces of a run.
+window a simple random sample of the runs. In return, disks are read in pieces of a run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Epoch:
     """
 
     number: int
-    runs: Int[np.ndarray, " n_runs"]
+    runs: Integer[np.ndarray, " n_runs"]
     window_starts: Int[np.ndarray, " n_windows_and_one"]
 
 
