@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -127,7 +127,7 @@ class LiveActivations:
             planner = _pool(stack, "plan", 1)
             decoders = _pool(stack, "decode", self._workers)
             total = progress.n_done + len(self._indices)
-            bar = tqdm(total=total, desc=progress.description, unit="study", disable=not progress.shown)
+            bar: Any = tqdm(total=total, desc=progress.description, unit="study", disable=not progress.shown)
             stack.enter_context(bar)
             bar.update(progress.n_done)
             plans = map_ahead(planner, self._planner.plan, self._cut(), _N_PLANS_AHEAD)
@@ -148,7 +148,7 @@ class LiveActivations:
         self,
         plan: BlockPlan,
         found: Iterable[tuple[_Job, DecodedStudy | SkippedStudy | None]],
-        bar: tqdm[None],
+        bar: Any,
         stop: StopRequest,
     ) -> Block:
         """Run the model on the batches of one block."""

@@ -1,12 +1,12 @@
-"""Which token comes when: every token once an epoch, in an order that a seed decides.
+"""Which token comes when: every token once per epoch, in an order that a seed decides.
 
 1. The selected tokens, in storage order, are cut into runs of ``run_length`` tokens.
-2. The runs are put into a uniformly random order, another one each epoch, and cut into windows of ``window`` tokens.
+2. The runs are put into a uniformly random order, a new one each epoch, and cut into windows of ``window`` tokens.
 3. The tokens of each window are put into a uniformly random order.
 
 With ``run_length`` 1 the result is a uniformly random permutation of all tokens, and windows do not matter. With longer
 runs it is not: tokens of one run always share a window, so each batch is a simple random sample of its window, and the
-window a simple random sample of the runs. What is bought with that is reading from disk in pieces of a run.
+window a simple random sample of the runs. In return, disks are read in pieces of a run.
 """
 
 from __future__ import annotations

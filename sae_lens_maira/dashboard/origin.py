@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_maira.errors import ViewError
+from sae_lens_maira.files import write_text
 
 ORIGIN = ".dashboard.json"
 
@@ -33,9 +34,7 @@ class Origin:
 
     def write(self, folder: Path) -> None:
         """Keep this beside a gallery."""
-        unfinished = folder / f"{ORIGIN}.tmp"
-        unfinished.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
-        unfinished.replace(folder / ORIGIN)
+        write_text(folder / ORIGIN, json.dumps(asdict(self), indent=1))
 
     @classmethod
     def read(cls, folder: Path) -> Origin | None:

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from tqdm.auto import tqdm
 
 from sae_lens_maira.features.recording import Recording
-from sae_lens_maira.features.sparse import SparseWriter, entries
+from sae_lens_maira.features.sparse import SparseWriter, entries, n_columns
 
 _DENSE_ENTRIES = 1 << 23
 
@@ -52,7 +52,7 @@ def encode(folded: Any, recording: Recording, folder: Path, *, show_progress: bo
 
 def study_maxima(firings: csr_array, recording: Recording, folder: Path) -> csr_array:
     """Each study's strongest activation of each feature, as a sparse matrix (n_studies, n_features)."""
-    with SparseWriter(folder, firings.shape[1]) as writer:
+    with SparseWriter(folder, n_columns(firings)) as writer:
         for study in range(recording.n_studies):
             tokens = recording.tokens(study)
             _, features, values = entries(firings, tokens.start, tokens.stop)

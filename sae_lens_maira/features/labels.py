@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
 from sae_lens_maira.data.study import Label
-from sae_lens_maira.features.sparse import entries
+from sae_lens_maira.features.sparse import entries, n_columns, n_rows
 
 MIN_STUDIES = 5
 """Positive and negative studies that a label needs."""
@@ -45,8 +45,8 @@ def fit_labels(
     for column in range(len(names)):
         by_mask.setdefault((truth[:, column] >= 0).tobytes(), []).append(column)
     found: list[list[LabelFit]] = []
-    for start in range(0, by_feature.shape[0], _CHUNK):
-        n_features = min(_CHUNK, by_feature.shape[0] - start)
+    for start in range(0, n_rows(by_feature), _CHUNK):
+        n_features = min(_CHUNK, n_rows(by_feature) - start)
         scores = _dense(by_feature, start, start + n_features)
         areas = np.zeros((n_features, len(names)))
         for columns in by_mask.values():
@@ -88,7 +88,7 @@ def _usable(labels: Sequence[Mapping[str, Label]]) -> tuple[list[str], np.ndarra
 
 
 def _dense(by_feature: csr_array, start: int, stop: int) -> Float[np.ndarray, "n_studies n_features"]:
-    dense = np.zeros((by_feature.shape[1], stop - start), dtype=np.float32)
+    dense = np.zeros((n_columns(by_feature), stop - start), dtype=np.float32)
     features, studies, values = entries(by_feature, start, stop)
     dense[studies, features - start] = values
     return dense

@@ -19,12 +19,23 @@ CHUNK = 1 << 22
 """Entries that are worked on at a time."""
 
 
+def n_rows(matrix: csr_array) -> int:
+    """Height of a matrix."""
+    return len(matrix.indptr) - 1
+
+
+def n_columns(matrix: csr_array) -> int:
+    """Width of a matrix."""
+    shape: Any = matrix.shape
+    return int(shape[1])
+
+
 def chunks(matrix: csr_array, size: int = CHUNK) -> Iterator[tuple[int, int]]:
     """Ranges of rows of about ``size`` entries each; a longer row is a range of its own."""
-    offsets, n_rows, start = matrix.indptr, matrix.shape[0], 0
-    while start < n_rows:
+    offsets, end, start = matrix.indptr, n_rows(matrix), 0
+    while start < end:
         stop = int(np.searchsorted(offsets, int(offsets[start]) + size, side="right")) - 1
-        stop = min(max(stop, start + 1), n_rows)
+        stop = min(max(stop, start + 1), end)
         yield start, stop
         start = stop
 
@@ -47,24 +58,24 @@ def count_columns(
     matrix: csr_array, rows: Integer[np.ndarray, " n"], size: int = CHUNK
 ) -> Integer[np.ndarray, " n_columns"]:
     """Entries of each column within any rows."""
-    n_columns = matrix.shape[1]
-    counts = np.zeros(n_columns, dtype=np.int64)
+    width = n_columns(matrix)
+    counts = np.zeros(width, dtype=np.int64)
     ends = np.cumsum(matrix.indptr[rows + 1] - matrix.indptr[rows], dtype=np.int64)
     start = 0
     while start < len(rows):
         done = ends[start - 1] if start else 0
         stop = max(int(np.searchsorted(ends, done + size, side="right")), start + 1)
-        counts += np.bincount(matrix[rows[start:stop]].indices, minlength=n_columns)
+        counts += np.bincount(matrix[rows[start:stop]].indices, minlength=width)
         start = stop
     return counts
 
 
 def transposed(matrix: csr_array, folder: Path) -> csr_array:
     """The same entries by column, written to a folder piece by piece."""
-    n_columns = matrix.shape[1]
-    counts = np.zeros(n_columns, dtype=np.int64)
+    width = n_columns(matrix)
+    counts = np.zeros(width, dtype=np.int64)
     for start, stop in chunks(matrix):
-        counts += np.bincount(entries(matrix, start, stop)[1], minlength=n_columns)
+        counts += np.bincount(entries(matrix, start, stop)[1], minlength=width)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     columns, values = _mapped(folder, matrix.nnz)
     filled = offsets[:-1].copy()
@@ -72,12 +83,12 @@ def transposed(matrix: csr_array, folder: Path) -> csr_array:
         numbers, own_columns, found = entries(matrix, start, stop)
         order = np.argsort(own_columns, kind="stable")
         in_order = own_columns[order]
-        own = np.bincount(in_order, minlength=n_columns)
+        own = np.bincount(in_order, minlength=width)
         within = np.arange(len(order)) - np.repeat(np.cumsum(own) - own, own)
         places = filled[in_order] + within
         columns[places], values[places] = numbers[order], found[order]
         filled += own
-    return _matrix(offsets, columns, values, matrix.shape[0])
+    return _matrix(offsets, columns, values, n_rows(matrix))
 
 
 class SparseWriter:
@@ -116,8 +127,10 @@ class SparseWriter:
 
 
 def _matrix(offsets: np.ndarray, columns: np.ndarray, values: np.ndarray, n_columns: int) -> csr_array:
-    # Plain views: scipy would take a memory map's file for the array's memory.
-    parts: Any = (np.asarray(values), np.asarray(columns), offsets)
+    # Plain views, as scipy stumbles over the base of a memory map; and offsets of the columns' type, as scipy would
+    # copy the columns to the type of the offsets, which it has to from 2**31 entries on.
+    few = offsets[-1] < 2**31
+    parts: Any = (np.asarray(values), np.asarray(columns), offsets.astype(np.int32) if few else offsets)
     return csr_array(parts, shape=(len(offsets) - 1, n_columns))
 
 

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from sae_lens_maira.data.study import TokenKind
-from sae_lens_maira.features.sparse import chunks, count_columns, entries, row
+from sae_lens_maira.features.sparse import chunks, count_columns, entries, n_columns, n_rows, row
 
 N_BINS = 40
 _CHUNK = 256
@@ -91,7 +91,7 @@ class FeatureCounts:
 
 def count_firings(firings: csr_array, kinds: Integer[np.ndarray, " n_tokens"], n_bins: int = N_BINS) -> FeatureCounts:
     """Counts, in two passes: the bins of a histogram follow from the strongest activation."""
-    n_features, n_kinds = firings.shape[1], len(TokenKind)
+    n_features, n_kinds = n_columns(firings), len(TokenKind)
     n_firing = np.zeros(n_features, dtype=np.int64)
     total = np.zeros(n_features)
     largest = np.zeros(n_features, dtype=np.float32)
@@ -124,7 +124,7 @@ def strongest(rows: csr_array, k: int, keep: np.ndarray) -> tuple[np.ndarray, np
         k: rows per feature.
         keep: mask of the rows that may be among them.
     """
-    best = BestOfEach(rows.shape[1], k)
+    best = BestOfEach(n_columns(rows), k)
     for start, stop in chunks(rows):
         numbers, features, values = entries(rows, start, stop)
         mask = keep[numbers]
@@ -168,7 +168,7 @@ def partners(
             everywhere holds nothing in particular.
     """
     n_firing = np.diff(by_feature.indptr)
-    for feature in range(firings.shape[1]):
+    for feature in range(n_columns(firings)):
         tokens = row(by_feature, feature)[0]
         shared = count_columns(firings, tokens)
         shared[feature] = 0
@@ -176,7 +176,7 @@ def partners(
         jaccard = shared[others] / (n_firing[others] + len(tokens) - shared[others])
         best = np.lexsort((others, -jaccard))[:k]
         share = shared[others] / np.maximum(n_firing[others], 1)
-        density = len(tokens) / max(firings.shape[0], 1)
+        density = len(tokens) / max(n_rows(firings), 1)
         is_inside = (
             (groups[others] > groups[feature])
             & (n_firing[others] >= min_tokens)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from sae_lens_maira.data.study import Label, TokenKind
 from sae_lens_maira.features.firings import encode, folded_copy, study_maxima
 from sae_lens_maira.features.labels import LabelFit, fit_labels
-from sae_lens_maira.features.sparse import transposed
+from sae_lens_maira.features.sparse import n_columns, transposed
 from sae_lens_maira.features.statistics import (
     FeatureCounts,
     LogitEffects,
@@ -111,7 +111,7 @@ def compute_table(
     maxima = study_maxima(firings, recording, folder / "maxima")
     examples, example_maxima = strongest(maxima, n_examples, shown)
     tokens, _ = strongest(firings, _TOKEN_SAMPLE, shown[recording.study_of_token])
-    groups = np.searchsorted(group_widths(subject.sae), np.arange(firings.shape[1]), side="right")
+    groups = np.searchsorted(group_widths(subject.sae), np.arange(n_columns(firings)), side="right")
     # Every study's first token has an id of its own, and stands for the frontal image.
     vocabulary = subject.model.row_vocabulary
     frontal = vocabulary.image_token(TokenKind.FRONTAL_IMAGE)
@@ -119,7 +119,7 @@ def compute_table(
     found_partners = tqdm(
         partners(firings, by_feature, groups, k=n_neighbors),
         desc="partners",
-        total=firings.shape[1],
+        total=n_columns(firings),
         disable=not show_progress,
     )
     return FeatureTable(

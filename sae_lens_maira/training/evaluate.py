@@ -23,11 +23,11 @@ class SaeScores:
 
     Args:
         explained_variance: 1 - residual variance / variance.
-        l0: mean number of active features a token.
+        l0: mean number of active features per token.
         dead_share: share of features that never fired on the evaluated tokens.
         ce_loss: the model's loss on the rows' tokens.
-        ce_loss_with_sae: the loss with the SAE's reconstruction in the activations' place.
-        ce_loss_with_ablation: the loss with zeros in the activations' place.
+        ce_loss_with_sae: the loss with the SAE's reconstruction in place of the activations.
+        ce_loss_with_ablation: the loss with zeros in place of the activations.
         n_tokens: how many tokens were evaluated.
     """
 
@@ -70,7 +70,7 @@ def evaluate_sae(
         model: the model that it was trained on.
         dataset: rows; their order is the order of evaluation.
         n_batches: how many batches to run.
-        batch_size: rows a batch.
+        batch_size: rows per batch.
         exclude_special_tokens: ids whose activations do not count.
         seqpos_slice: positions that count, as in SAE-Lens.
     """

@@ -169,9 +169,9 @@ class ResumableActivationsStore(ActivationsStore):
         if self.provider is not None:
             self.provider.load_state_dict(state)
             return
-        assert self.dataset is not None
+        dataset: Any = self.dataset
         self._n_rows = int(state["n_rows"])
-        for _ in range(self._n_rows % len(self.dataset)):
+        for _ in range(self._n_rows % len(dataset)):
             next(self.iterable_sequences)
         self._generator.set_state(state["generator_state"])
         self._mixing, self._serving = (

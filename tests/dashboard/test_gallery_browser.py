@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from playwright import sync_api as playwright
 
+from sae_lens_maira.activations.live import LiveActivations
 from sae_lens_maira.dashboard.data_files import put, read
 from sae_lens_maira.dashboard.standard import pages
 from sae_lens_maira.features.recording import record
@@ -166,10 +167,8 @@ def test_the_attack_works_on_a_page_of_sae_dashboard_as_it_is(made, browser, tmp
     monkey = pytest.MonkeyPatch()
     monkey.setattr(pages, "inert", lambda text: text)
     monkey.setattr(pages, "secure_page", lambda page, title, banner: page)
-    monkey.setenv("SAE_LENS_MAIRA_CACHE", str(tmp_path / "rows"))
-    rows = made.model.rows(96, show_progress=False)
-    recording = record(made.model, rows, HOOK, tmp_path / "recording", show_progress=False)
-    subject = pages.Subject(made.sae, made.model, recording, HOOK)
+    recording = record(LiveActivations(made.model, [HOOK], context_size=96), HOOK, tmp_path / "recording")
+    subject = pages.Subject(made.sae, made.model, recording)
     (path,) = pages.write_pages(subject, [5], tmp_path / "pages", show_progress=False)
     monkey.undo()
     page = browser.new_page()

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from sae_lens_maira.features.sparse import chunks, count_columns, entries, row, transposed
+from sae_lens_maira.features.sparse import chunks, count_columns, entries, n_columns, n_rows, row, transposed
 from tests.features.sparse_matrices import matrices, write
 
 
 def dense_of(sparse: csr_array) -> np.ndarray:
-    dense = np.zeros(sparse.shape, np.float32)
-    rows, columns, values = entries(sparse, 0, sparse.shape[0])
+    dense = np.zeros((n_rows(sparse), n_columns(sparse)), np.float32)
+    rows, columns, values = entries(sparse, 0, n_rows(sparse))
     dense[rows, columns] = values
     return dense
 
@@ -33,7 +33,7 @@ def test_rows_and_their_transpose_hold_the_matrix(dense, cut):
         assert np.array_equal(dense_of(sparse), dense)
         by_column = transposed(sparse, Path(name) / "columns")
         assert np.array_equal(dense_of(by_column), dense.T)
-        assert all(np.all(np.diff(row(by_column, index)[0]) > 0) for index in range(by_column.shape[0]))
+        assert all(np.all(np.diff(row(by_column, index)[0]) > 0) for index in range(n_rows(by_column)))
 
 
 @settings(deadline=None, max_examples=60)

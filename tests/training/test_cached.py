@@ -198,8 +198,7 @@ def served_from_cache(config, model, path) -> tuple[list[tuple[int, int]], torch
     blocks = list(ActivationCache.open(config.activations.cache))
     index, position = (torch.cat([getattr(b, name) for b in blocks]) for name in ("study_index", "position"))
     values = torch.cat([block.activations[HOOK] for block in blocks])
-    chosen = torch.from_numpy(provider.next_tokens())
-    assert len(chosen) < provider.n_tokens
+    chosen = torch.empty(0, dtype=torch.long)
     while provider.epoch == 0:
         chosen = torch.cat([chosen, torch.from_numpy(provider.next_tokens())])
     # The last batch goes on with the next epoch, whose first tokens come twice.
@@ -237,7 +236,9 @@ def test_the_same_yaml_trains_on_the_same_tokens_live_and_cached(
     tokens, values = served_live(live, model, tmp_path / "live")
     cached_tokens, cached_values = served_from_cache(cached, model, tmp_path / "cached")
     assert tokens == cached_tokens
-    assert {study for study, _ in tokens} == set(range(N_STUDIES - N_HELD_OUT))
+    studies = {study for study, _ in tokens}
+    assert studies <= set(range(N_STUDIES - N_HELD_OUT))
+    assert kinds is not None or len(studies) == N_STUDIES - N_HELD_OUT
     torch.testing.assert_close(values, cached_values, rtol=1e-4, atol=1e-5)
     everything = served_live(replace(live, max_norm_multiple=None), model, tmp_path / "all")[0]
     assert (len(tokens) < len(everything)) == (max_norm_multiple is not None)
