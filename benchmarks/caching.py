@@ -40,7 +40,6 @@ from sae_lens_maira.activations.config import WriteConfig
 from sae_lens_maira.activations.decode_ahead import DecodedStudy, decode_study
 from sae_lens_maira.activations.export import export_for_sae_lens
 from sae_lens_maira.activations.format import FORMAT, HEADER_NAME, VERSION, identity_hash
-from sae_lens_maira.activations.inputs import assemble, studies_of
 from sae_lens_maira.activations.manifest import finish
 from sae_lens_maira.activations.plan import Planner, cut_into_batches
 from sae_lens_maira.activations.provider import RUN_BYTES, CachedActivations
@@ -88,13 +87,15 @@ def caching(sizes: Sizes) -> None:
     model, processor, studies = make_model()
     hooked = HookedMaira2(model, processor, studies[: sizes.n_studies])
     settings = WriteConfig((HOOK,), unit_size=sizes.n_studies, max_batch_tokens=2048)
-    known = studies_of(hooked)
+    known = hooked.studies
     plan = Planner(hooked, known, settings.context_size, settings.max_batch_tokens).plan(range(len(known)))
     ready: list[dict[str, Any]] = []
     for batch in plan.batches:
         decoded = [study for entry in batch if isinstance(study := decode_study(entry, hooked), DecodedStudy)]
         ids, rows = [study.ids for study in batch], [study.row for study in batch]
-        ready.append(assemble(hooked, ids, rows, [study.inputs for study in decoded]).model_inputs)
+        width = max(len(row.tokens) for row in rows)
+        images = [study.inputs for study in decoded]
+        ready.append(hooked.reader.assemble(ids, rows, width, "right", images).model_inputs)
     ratios: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         bare_forward(model, ready[0])

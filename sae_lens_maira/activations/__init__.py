@@ -5,7 +5,6 @@
     block            the type that passes between makers and readers
     stream           what readers ask for
     live             activations from the model: the one loop that runs it
-    inputs           the calls into the model
     plan             batches of studies of similar length
     decode_ahead     images opened in threads before the model asks for them
     selection        which tokens take part in training

@@ -13,13 +13,12 @@ from PIL.Image import Image
 from torch import Tensor
 
 from sae_lens_maira.activations.block import SkippedStudy
-from sae_lens_maira.activations.inputs import image_inputs
 from sae_lens_maira.activations.plan import EncodedStudy, is_passing_trouble
 from sae_lens_maira.data.study import VIEWS, View
 from sae_lens_maira.errors import MissingPackageError
 
 if TYPE_CHECKING:
-    from sae_lens_maira.hooked import HookedMaira2
+    from sae_lens_maira.hooked import HookedVisionLanguageModel
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
@@ -57,7 +56,7 @@ class _OpenedImage:
 
 
 def decode_study(
-    encoded: EncodedStudy, model: HookedMaira2, observer: ImageObserver | None = None
+    encoded: EncodedStudy, model: HookedVisionLanguageModel, observer: ImageObserver | None = None
 ) -> DecodedStudy | SkippedStudy:
     """Open and process a study's images.
 
@@ -79,7 +78,7 @@ def decode_study(
                 opened[view] = image.open()
         hashes = {IMAGE_NAMES[name]: hash_image(image) for name, image in opened.items()}
         images = {name: _OpenedImage(image) for name, image in opened.items()}
-        inputs = image_inputs(model, replace(study, **images))
+        inputs = model.vlm.processor.images(replace(study, **images))
     except MissingPackageError:
         raise
     except (ValueError, OSError, SyntaxError) as error:

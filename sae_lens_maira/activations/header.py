@@ -12,10 +12,10 @@ from sae_lens_maira.errors import CacheError, CacheMismatch, CacheNotFound
 from sae_lens_maira.hooked.identity import describe_model
 
 if TYPE_CHECKING:
-    from sae_lens_maira.hooked import HookedMaira2
+    from sae_lens_maira.hooked import HookedVisionLanguageModel
 
 
-def make_header(model: HookedMaira2, settings: WriteConfig, about: Mapping[str, Any]) -> dict[str, Any]:
+def make_header(model: HookedVisionLanguageModel, settings: WriteConfig, about: Mapping[str, Any]) -> dict[str, Any]:
     """The header of a cache of a model's studies.
 
     Args:
@@ -75,7 +75,7 @@ def check_same(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -
         raise CacheMismatch(f"The cache '{path}' was made with another {', another '.join(differences)}.")
 
 
-def check_cache_fits(path: Path, identity: Mapping[str, Any], model: HookedMaira2) -> None:
+def check_cache_fits(path: Path, identity: Mapping[str, Any], model: HookedVisionLanguageModel) -> None:
     """Check that a cache was made with a model, its token policy and its studies.
 
     Raises:
@@ -84,11 +84,11 @@ def check_cache_fits(path: Path, identity: Mapping[str, Any], model: HookedMaira
     check_same(path, identity, {**_model_identity(model, describe_model(model)), **_source_identity(model)})
 
 
-def _source_identity(model: HookedMaira2) -> dict[str, Any]:
+def _source_identity(model: HookedVisionLanguageModel) -> dict[str, Any]:
     return {"n_studies": len(model.studies), "source": model.studies.description}
 
 
-def _model_identity(model: HookedMaira2, described: Mapping[str, Any]) -> dict[str, Any]:
+def _model_identity(model: HookedVisionLanguageModel, described: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "weights_fingerprint": described["weights_fingerprint"],
         "model_dtype": str(model.cfg.dtype).removeprefix("torch."),

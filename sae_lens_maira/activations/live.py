@@ -24,14 +24,13 @@ from tqdm.auto import tqdm
 
 from sae_lens_maira.activations.block import Block, BlockStudy, SkippedStudy
 from sae_lens_maira.activations.decode_ahead import DecodedStudy, ImageObserver, decode_study, map_ahead
-from sae_lens_maira.activations.inputs import assemble, studies_of
 from sae_lens_maira.activations.plan import BlockPlan, EncodedStudy, Planner
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import CacheError, Interrupted
 from sae_lens_maira.interruption import StopRequest, noticed_interruptions
 
 if TYPE_CHECKING:
-    from sae_lens_maira.hooked import HookedMaira2
+    from sae_lens_maira.hooked import HookedVisionLanguageModel
 
 BLOCK_SIZE = 256
 MAX_BATCH_TOKENS = 8192
@@ -89,7 +88,7 @@ class LiveActivations:
 
     def __init__(
         self,
-        model: HookedMaira2,
+        model: HookedVisionLanguageModel,
         hook_names: Sequence[str],
         *,
         studies: Sequence[Study] | None = None,
@@ -104,7 +103,7 @@ class LiveActivations:
         progress: StudyProgress | None = None,
     ) -> None:
         check_hook_names(model, hook_names)
-        studies = studies_of(model) if studies is None else studies
+        studies = model.studies if studies is None else studies
         self.hook_names: tuple[str, ...] = tuple(hook_names)
         self._model, self._dtype, self._observer = model, dtype, observer
         self._indices = range(len(studies)) if indices is None else indices
@@ -169,7 +168,8 @@ class LiveActivations:
             return
         encoded = [study.encoded for study in batch]
         ids, rows = [study.ids for study in encoded], [study.row for study in encoded]
-        inputs = assemble(self._model, ids, rows, [study.inputs for study in batch])
+        width = max(len(row.tokens) for row in rows)
+        inputs = self._model.reader.assemble(ids, rows, width, "right", [study.inputs for study in batch])
         _, cache = self._model.run_with_cache(inputs, names_filter=list(self.hook_names), return_type=None)
         for place, study in enumerate(batch):
             block.add(study, {name: cache[name][place, : len(study.encoded.row.tokens)] for name in self.hook_names})
@@ -240,7 +240,7 @@ class _UnfinishedBlock:
         )
 
 
-def check_hook_names(model: HookedMaira2, hook_names: Sequence[str]) -> None:
+def check_hook_names(model: HookedVisionLanguageModel, hook_names: Sequence[str]) -> None:
     """Refuse hook points that do not exist, or that have no activations at the kept tokens.
 
     Raises:

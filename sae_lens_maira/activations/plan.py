@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sae_lens_maira.activations.block import SkippedStudy
-from sae_lens_maira.activations.inputs import encode
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import RowError
 from sae_lens_maira.rows.row import CompactRow
 
 if TYPE_CHECKING:
-    from sae_lens_maira.hooked import HookedMaira2
+    from sae_lens_maira.hooked import HookedVisionLanguageModel
 
 # Caused by the machine and not by the study: the next attempt may succeed.
 _PASSING_TROUBLE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
@@ -69,7 +68,11 @@ class Planner:
     """
 
     def __init__(
-        self, model: HookedMaira2, studies: Sequence[Study], context_size: int | None, max_batch_tokens: int
+        self,
+        model: HookedVisionLanguageModel,
+        studies: Sequence[Study],
+        context_size: int | None,
+        max_batch_tokens: int,
     ) -> None:
         self._model, self._studies = model, studies
         self._context_size, self._max_batch_tokens = context_size, max_batch_tokens
@@ -96,7 +99,7 @@ class Planner:
         if self._model.policy.text == "findings" and not study.findings:
             return SkippedStudy(index, study.study_id, "no findings")
         try:
-            ids, row = encode(self._model, study, index)
+            ids, row = self._model.reader.encode_study(study, index)
         except RowError:
             return SkippedStudy(index, study.study_id, "text that cannot be encoded")
         max_length = self._model.cfg.n_ctx

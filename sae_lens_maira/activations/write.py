@@ -20,7 +20,6 @@ from sae_lens_maira.activations.block import Block, SkippedStudy
 from sae_lens_maira.activations.config import Shard, WriteConfig
 from sae_lens_maira.activations.format import HEADER_NAME, SKIPPED_NAME, UnitRecord, identity_hash, remove_unfinished
 from sae_lens_maira.activations.header import check_same, make_header, read_header
-from sae_lens_maira.activations.inputs import studies_of
 from sae_lens_maira.activations.live import LiveActivations, StudyProgress, check_hook_names
 from sae_lens_maira.activations.manifest import (
     count_units,
@@ -36,7 +35,7 @@ from sae_lens_maira.errors import CacheError, Interrupted
 from sae_lens_maira.files import to_json, write_text
 
 if TYPE_CHECKING:
-    from sae_lens_maira.hooked import HookedMaira2
+    from sae_lens_maira.hooked import HookedVisionLanguageModel
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ class CachingReport:
 
 
 def write_cache(
-    model: HookedMaira2,
+    model: HookedVisionLanguageModel,
     path: Path,
     settings: WriteConfig,
     *,
@@ -117,7 +116,7 @@ def write_cache(
     return report
 
 
-def make_unit(model: HookedMaira2, settings: WriteConfig, unit: int) -> Block:
+def make_unit(model: HookedVisionLanguageModel, settings: WriteConfig, unit: int) -> Block:
     """The activations of one unit, which depend on nothing but the arguments; an unusable study is skipped.
 
     Args:
@@ -133,9 +132,9 @@ def make_unit(model: HookedMaira2, settings: WriteConfig, unit: int) -> Block:
 
 
 def _live(
-    model: HookedMaira2, settings: WriteConfig, units: Sequence[int], progress: StudyProgress | None
+    model: HookedVisionLanguageModel, settings: WriteConfig, units: Sequence[int], progress: StudyProgress | None
 ) -> LiveActivations:
-    n_studies = len(studies_of(model))
+    n_studies = len(model.studies)
     return LiveActivations(
         model,
         settings.hook_names,
@@ -154,9 +153,11 @@ def _studies_of_unit(unit: int, settings: WriteConfig, n_studies: int) -> range:
     return range(unit * settings.unit_size, min((unit + 1) * settings.unit_size, n_studies))
 
 
-def _open_or_start(model: HookedMaira2, path: Path, settings: WriteConfig, about: Mapping[str, Any]) -> dict[str, Any]:
+def _open_or_start(
+    model: HookedVisionLanguageModel, path: Path, settings: WriteConfig, about: Mapping[str, Any]
+) -> dict[str, Any]:
     check_hook_names(model, settings.hook_names)
-    if not len(studies_of(model)):
+    if not len(model.studies):
         raise CacheError("There are no studies to cache.")
     header = make_header(model, settings, about)
     if (path / HEADER_NAME).is_file():
@@ -169,8 +170,8 @@ def _open_or_start(model: HookedMaira2, path: Path, settings: WriteConfig, about
     return header
 
 
-def _announce(model: HookedMaira2, path: Path, settings: WriteConfig, n_units: int, n_done: int) -> None:
-    n_studies = min((n_units - n_done) * settings.unit_size, len(studies_of(model)))
+def _announce(model: HookedVisionLanguageModel, path: Path, settings: WriteConfig, n_units: int, n_done: int) -> None:
+    n_studies = min((n_units - n_done) * settings.unit_size, len(model.studies))
     n_tokens = n_studies * _tokens_per_study(model, settings)
     n_bytes = n_tokens * (
         len(settings.hook_names) * (model.cfg.d_model * settings.torch_dtype.itemsize + 4) + _BYTES_BESIDE
@@ -191,9 +192,9 @@ def _announce(model: HookedMaira2, path: Path, settings: WriteConfig, n_units: i
         logger.warning("The cache will probably not fit: it needs about %s more.", _readable(n_bytes - free))
 
 
-def _tokens_per_study(model: HookedMaira2, settings: WriteConfig) -> float:
+def _tokens_per_study(model: HookedVisionLanguageModel, settings: WriteConfig) -> float:
     """Estimated from a sample, evenly spaced over the source."""
-    studies = studies_of(model)
+    studies = model.studies
     planner = Planner(model, studies, settings.context_size, settings.max_batch_tokens)
     plan = planner.plan(range(0, len(studies), -(-len(studies) // _N_SAMPLED_STUDIES)))
     return sum(len(study.row.tokens) for study in plan.in_order) / (len(plan.in_order) + len(plan.skipped))
@@ -208,7 +209,7 @@ def _readable(n_bytes: float) -> str:
 
 
 def _write_units(
-    model: HookedMaira2,
+    model: HookedVisionLanguageModel,
     path: Path,
     settings: WriteConfig,
     cache: str,
@@ -218,7 +219,7 @@ def _write_units(
 ) -> None:
     """Write the units that are not done, one while the next is made."""
     todo = [unit for unit in units if unit not in done]
-    n_studies = len(studies_of(model))
+    n_studies = len(model.studies)
     n_done, n_todo = (sum(len(_studies_of_unit(u, settings, n_studies)) for u in part) for part in (done, todo))
     n_skipped = sum(record.n_skipped for record in done.values())
     most_skipped = settings.max_skipped_share * (n_done + n_todo)

@@ -18,7 +18,6 @@ import numpy as np
 from PIL.Image import Image
 
 from sae_lens_maira.activations.header import check_cache_fits
-from sae_lens_maira.activations.inputs import studies_of
 from sae_lens_maira.activations.live import LiveActivations, StudyProgress
 from sae_lens_maira.dashboard.data_files import INDEX
 from sae_lens_maira.dashboard.gallery import GalleryText, write_features, write_index, write_static, write_studies
@@ -33,7 +32,7 @@ from sae_lens_maira.features.interpretations import Interpretation
 from sae_lens_maira.features.recording import Recording, record
 from sae_lens_maira.features.subject import Subject
 from sae_lens_maira.features.table import compute_table
-from sae_lens_maira.hooked import HookedMaira2
+from sae_lens_maira.hooked import HookedVisionLanguageModel
 from sae_lens_maira.hooked.identity import check_sae_fits
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class _Request:
     """The arguments of :func:`make_dashboards`."""
 
     sae: Any
-    model: HookedMaira2
+    model: HookedVisionLanguageModel
     settings: DashboardSettings
     cache: ActivationCache | None
     interpretations: Sequence[Interpretation]
@@ -89,7 +88,7 @@ class _Request:
 
 def make_dashboards(
     sae: Any,
-    model: HookedMaira2,
+    model: HookedVisionLanguageModel,
     path: Path,
     settings: DashboardSettings | None = None,
     *,
@@ -161,7 +160,7 @@ def replace_folder(new: Path, path: Path, old: Path) -> None:
 
 def subject_of(
     sae: Any,
-    model: HookedMaira2,
+    model: HookedVisionLanguageModel,
     studies: Sequence[Study],
     scratch: Path,
     settings: DashboardSettings,
@@ -215,7 +214,7 @@ def subject_of(
 def _make(request: _Request, path: Path, scratch: Path, made: Path) -> DashboardResult:
     """Make everything in a temporary folder."""
     sae, model, settings, show_progress = request.sae, request.model, request.settings, request.show_progress
-    studies = studies_of(model)[: settings.n_studies]
+    studies = model.studies[: settings.n_studies]
     with ImageWriter(made, settings.image_size) as images:
         subject = subject_of(sae, model, studies, scratch, settings, request.cache, images, show_progress)
         recording = subject.recording

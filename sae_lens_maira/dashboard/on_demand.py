@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from sae_lens_maira.activations.inputs import studies_of
 from sae_lens_maira.dashboard.data_files import INDEX, put, read
 from sae_lens_maira.dashboard.make import subject_of
 from sae_lens_maira.dashboard.origin import Origin
@@ -82,7 +81,7 @@ class PageMaker:
             from sae_lens_maira.activations import ActivationCache
 
             cache = ActivationCache.open(Path(self._origin.cache))
-        studies = studies_of(model)[: settings.n_studies]
+        studies = model.studies[: settings.n_studies]
         subject = subject_of(sae, model, studies, Path(self._scratch.name), settings, cache)
         if settings.include_private:
             return subject

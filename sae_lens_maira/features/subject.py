@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_lens_maira.features.recording import Recording
-from sae_lens_maira.hooked import HookedMaira2
+from sae_lens_maira.hooked import HookedVisionLanguageModel
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Subject:
     """
 
     sae: Any
-    model: HookedMaira2
+    model: HookedVisionLanguageModel
     recording: Recording
 
     @property

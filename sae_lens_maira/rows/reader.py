@@ -182,9 +182,17 @@ class StudyReader:
             torch.where(predicting < 0, PAD_POSITION, predicting + shift),
         )
 
-    def _encode(self, index: int) -> tuple[TokenIds, CompactRow]:
-        ids, kinds = encode_study(self.study(index), self._processor, self._policy)
+    def encode_study(self, study: Study, index: int) -> tuple[TokenIds, CompactRow]:
+        """Full prompt and unpadded row of a study that stands at an index; no image is opened.
+
+        Raises:
+            RowError: the text cannot be encoded.
+        """
+        ids, kinds = encode_study(study, self._processor, self._policy)
         return ids, compact_row(ids, kinds, self._policy, self._vocabulary, index)
+
+    def _encode(self, index: int) -> tuple[TokenIds, CompactRow]:
+        return self.encode_study(self.study(index), index)
 
     def _check(self, row: np.ndarray, study: Study, expected: CompactRow) -> None:
         wanted: Any = expected.padded(len(row), self._processor.tokenizer.pad_token_id).tokens

@@ -12,7 +12,6 @@ from sae_lens.util import str_to_dtype
 
 from sae_lens_maira.activations.block import Block
 from sae_lens_maira.activations.header import check_cache_fits
-from sae_lens_maira.activations.inputs import studies_of
 from sae_lens_maira.activations.live import LiveActivations
 from sae_lens_maira.activations.manifest import read_skipped
 from sae_lens_maira.activations.norms import measure_norms
@@ -26,7 +25,7 @@ from sae_lens_maira.errors import CacheError, CacheMismatch
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from sae_lens_maira.hooked import HookedMaira2
+    from sae_lens_maira.hooked import HookedVisionLanguageModel
     from sae_lens_maira.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ class TrainingData:
 
 
 def training_data(
-    config: TrainConfig, model: HookedMaira2, hook_names: str | Sequence[str], runner: Any
+    config: TrainConfig, model: HookedVisionLanguageModel, hook_names: str | Sequence[str], runner: Any
 ) -> TrainingData:
     """The data of a run, from the live model or from the cache that the configuration names.
 
@@ -67,7 +66,7 @@ def training_data(
         CacheMismatch: the cache was made with something else.
         CacheError: it is damaged, or has no such hook point.
     """
-    selection = token_selection(config, len(studies_of(model)))
+    selection = token_selection(config, len(model.studies))
     if config.activations.cache is None:
         return _live_data(config, model, hook_names, selection)
     return _cached_data(config, model, hook_names, selection, runner)
@@ -90,7 +89,7 @@ def token_selection(config: TrainConfig, n_studies: int) -> TokenSelection:
 
 
 def _live_data(
-    config: TrainConfig, model: HookedMaira2, hook_names: str | Sequence[str], selection: TokenSelection
+    config: TrainConfig, model: HookedVisionLanguageModel, hook_names: str | Sequence[str], selection: TokenSelection
 ) -> TrainingData:
     rows = model.rows(config.context_size)
     logger.info("Rows: %s", rows.describe())
@@ -112,7 +111,7 @@ def _live_data(
 
 def _cached_data(
     config: TrainConfig,
-    model: HookedMaira2,
+    model: HookedVisionLanguageModel,
     hook_names: str | Sequence[str],
     selection: TokenSelection,
     runner: Any,
@@ -164,10 +163,12 @@ def _names(hook_names: str | Sequence[str]) -> Sequence[str]:
     return [hook_names] if isinstance(hook_names, str) else hook_names
 
 
-def _held_out_rows(cache: ActivationCache, model: HookedMaira2, n_training: int, context_size: int) -> Dataset:
+def _held_out_rows(
+    cache: ActivationCache, model: HookedVisionLanguageModel, n_training: int, context_size: int
+) -> Dataset:
     from datasets import Dataset
 
-    n_studies = len(studies_of(model))
+    n_studies = len(model.studies)
     first_unit = n_training // cache.identity["unit_size"]
     skipped = {study.index for study in read_skipped(cache.path, range(first_unit, cache.n_units))}
     indices = [index for index in range(n_training, n_studies) if index not in skipped]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from sae_lens import SAE
 
-    from sae_lens_maira.hooked import HookedMaira2
+    from sae_lens_maira.hooked import HookedVisionLanguageModel
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class SaeScores:
 @torch.no_grad()
 def evaluate_sae(
     sae: SAE[Any],
-    model: HookedMaira2,
+    model: HookedVisionLanguageModel,
     dataset: Dataset,
     *,
     n_batches: int,

@@ -18,7 +18,7 @@ from sae_lens.multi_sae_training_runner import MultiSAETrainingRunner
 from sae_lens_maira.activations.provider import CachedMultiHookActivations
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import ConfigError
-from sae_lens_maira.hooked import HookedMaira2
+from sae_lens_maira.hooked import HookedVisionLanguageModel
 from sae_lens_maira.hooked.identity import METADATA_KEY, describe_model
 from sae_lens_maira.hooked.loading import load_model
 from sae_lens_maira.sources import open_source
@@ -51,7 +51,7 @@ class ResumableMultiRunner(MultiSAETrainingRunner):
         data: what the run trains on.
     """
 
-    def __init__(self, cfg: Any, model: HookedMaira2, data: TrainingData) -> None:
+    def __init__(self, cfg: Any, model: HookedVisionLanguageModel, data: TrainingData) -> None:
         torch.manual_seed(cfg.seed)  # SAE-Lens initializes the SAEs from wherever the random numbers are
         super().__init__(cfg, override_dataset=data.rows, override_model=model)
         self.store = ResumableActivationsStore(self.activations_store, data, cfg.seed)

@@ -27,7 +27,7 @@ from sae_lens_maira.training.store import latest_checkpoint
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from sae_lens_maira.hooked import HookedMaira2
+    from sae_lens_maira.hooked import HookedVisionLanguageModel
 
 CONFIG_NAME, SCORES_NAME = "config.yaml", "scores.json"
 _FILES_OF_A_RUN = (
@@ -118,7 +118,7 @@ def read_result(path: Path, device: str) -> TrainingResult:
     return TrainingResult(SAE.load_from_disk(path, device=device), path, scores)
 
 
-def score(sae: SAE[Any], model: HookedMaira2, held_out: Dataset, runner: Any, n_batches: int) -> SaeScores:
+def score(sae: SAE[Any], model: HookedVisionLanguageModel, held_out: Dataset, runner: Any, n_batches: int) -> SaeScores:
     """Score an SAE on held-out rows.
 
     Args:

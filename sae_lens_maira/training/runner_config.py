@@ -17,10 +17,12 @@ from sae_lens_maira.training.config import TrainConfig
 from sae_lens_maira.training.mirrored import architecture_config, with_sae_lens_types
 
 if TYPE_CHECKING:
-    from sae_lens_maira.hooked import HookedMaira2
+    from sae_lens_maira.hooked import HookedVisionLanguageModel
 
 
-def to_runner_config(config: TrainConfig, model: HookedMaira2, path: Path) -> LanguageModelSAERunnerConfig[Any]:
+def to_runner_config(
+    config: TrainConfig, model: HookedVisionLanguageModel, path: Path
+) -> LanguageModelSAERunnerConfig[Any]:
     """The configuration of SAE-Lens's runner of one SAE.
 
     Raises:
@@ -38,7 +40,9 @@ def to_runner_config(config: TrainConfig, model: HookedMaira2, path: Path) -> La
     return runner
 
 
-def to_multi_runner_config(config: TrainConfig, model: HookedMaira2, path: Path) -> MultiSAETrainingRunnerConfig:
+def to_multi_runner_config(
+    config: TrainConfig, model: HookedVisionLanguageModel, path: Path
+) -> MultiSAETrainingRunnerConfig:
     """The configuration of SAE-Lens's runner of several SAEs.
 
     Raises:
@@ -78,7 +82,7 @@ def checkpoint_path(path: Path) -> str:
     return str(path / "checkpoints")
 
 
-def _shared_settings(config: TrainConfig, model: HookedMaira2, path: Path) -> dict[str, Any]:
+def _shared_settings(config: TrainConfig, model: HookedVisionLanguageModel, path: Path) -> dict[str, Any]:
     """What both of SAE-Lens's configurations take."""
     leaves_out_study_token = config.policy.image_tokens == "none"
     return {
@@ -96,7 +100,7 @@ def _shared_settings(config: TrainConfig, model: HookedMaira2, path: Path) -> di
     }
 
 
-def _check_hook_name(hook_name: str, model: HookedMaira2) -> None:
+def _check_hook_name(hook_name: str, model: HookedVisionLanguageModel) -> None:
     if hook_name not in model.hook_dict:
         check_names([hook_name], model.hook_dict, "hook_name ")
 

@@ -30,7 +30,7 @@ from sae_lens_maira.errors import Interrupted
 from sae_lens_maira.interruption import StopRequest, noticed_interruptions
 
 if TYPE_CHECKING:
-    from sae_lens_maira.hooked import HookedMaira2
+    from sae_lens_maira.hooked import HookedVisionLanguageModel
     from sae_lens_maira.training.data import TrainingData
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class ResumableActivationsStore(ActivationsStore):
             if self._hook_names is None
             else self.get_multi_hook_activations(rows)
         )
-        model: HookedMaira2 = self.model  # pyright: ignore[reportAssignmentType]
+        model: HookedVisionLanguageModel = self.model  # pyright: ignore[reportAssignmentType]
         studies = rows[:, 0].cpu() - model.row_vocabulary.study_token(0)
         window = slice(*self.seqpos_slice)
         kinds = self._kinds[studies.tolist()]["kinds"][:, : self.context_size][:, window].to(torch.uint8)
@@ -191,7 +191,7 @@ class ResumableRunner(LanguageModelSAETrainingRunner):
         data: what the run trains on.
     """
 
-    def __init__(self, cfg: Any, model: HookedMaira2, data: TrainingData) -> None:
+    def __init__(self, cfg: Any, model: HookedVisionLanguageModel, data: TrainingData) -> None:
         torch.manual_seed(cfg.seed)  # SAE-Lens initializes the SAE from wherever the random numbers are
         super().__init__(cfg, override_dataset=data.rows, override_model=model)
         self.store = ResumableActivationsStore(self.activations_store, data, cfg.seed)

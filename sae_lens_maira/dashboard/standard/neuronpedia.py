@@ -51,29 +51,9 @@ def write_neuronpedia(
         dataset: where the studies come from.
         show_progress: whether to show a progress bar.
     """
-    from sae_dashboard.components_config import (
-        ActsHistogramConfig,
-        Column,
-        FeatureTablesConfig,
-        LogitsHistogramConfig,
-        LogitsTableConfig,
-        SequencesConfig,
-    )
-    from sae_dashboard.layout import SaeVisLayoutConfig
     from sae_dashboard.neuronpedia.neuronpedia_converter import NeuronpediaConverter
     from sae_dashboard.neuronpedia.neuronpedia_runner_config import NeuronpediaRunnerConfig
 
-    layout = SaeVisLayoutConfig(
-        columns=[
-            Column(
-                FeatureTablesConfig(),
-                ActsHistogramConfig(),
-                LogitsTableConfig(n_rows=10),
-                LogitsHistogramConfig(),
-                SequencesConfig(buffer=None, n_quantiles=5, top_acts_group_size=20, quantile_group_size=5),
-            )
-        ]
-    )
     texts = subject.texts()
     texts[subject.pad_token_id] = _PAD
     # sae-dashboard leaves out the first cell of whole rows, which holds the row's number here.
@@ -100,7 +80,7 @@ def write_neuronpedia(
     written: list[Path] = []
     progress = tqdm(total=len(features), desc="neuronpedia", disable=not show_progress)
     with progress:
-        for data in run_sae_vis(subject.sae, model, features, subject.hook_name, layout, FEATURES_PER_BATCH):
+        for data in run_sae_vis(subject.sae, model, features, subject.hook_name, _layout(), FEATURES_PER_BATCH):
             text = NeuronpediaConverter.convert_to_np_json(model, data, config, dict(enumerate(texts)))
             batch = json.loads(text)
             _without_padding(batch)
@@ -111,6 +91,31 @@ def write_neuronpedia(
             written.append(unfinished.replace(path))
             progress.update(len(data.feature_data_dict))
     return written
+
+
+def _layout() -> Any:
+    """What Neuronpedia shows of a feature, as sae-dashboard's converter wants it."""
+    from sae_dashboard.components_config import (
+        ActsHistogramConfig,
+        Column,
+        FeatureTablesConfig,
+        LogitsHistogramConfig,
+        LogitsTableConfig,
+        SequencesConfig,
+    )
+    from sae_dashboard.layout import SaeVisLayoutConfig
+
+    return SaeVisLayoutConfig(
+        columns=[
+            Column(
+                FeatureTablesConfig(),
+                ActsHistogramConfig(),
+                LogitsTableConfig(n_rows=10),
+                LogitsHistogramConfig(),
+                SequencesConfig(buffer=None, n_quantiles=5, top_acts_group_size=20, quantile_group_size=5),
+            )
+        ]
+    )
 
 
 def check_batch(batch: dict[str, Any]) -> None:
