@@ -10,7 +10,6 @@ ROOT = Path(__file__).parent.parent
 LEFT_OUT = {
     "sae_lens_maira.maira2.processing": "transformers reads the code object of a processor's `__init__`",
     "sae_lens_maira.rows.policy": "its own messages about settings of a wrong type are tested",
-    "sae_lens_maira.sae.config": "its own messages about settings of a wrong type are tested",
 }
 
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand where a float is asked for
