@@ -6,12 +6,11 @@ import difflib
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from typing_extensions import Self
 
 with warnings.catch_warnings():
     # TransformerLens 3 moved the class and warns about the place that version 2 has it in.
@@ -30,6 +29,7 @@ from sae_lens_maira.rows.tokenizer import ReadableTokenizer
 from sae_lens_maira.vlm import BLOCK_SITES, ModelSizes, PaddingSide, VisionLanguageModel
 
 Tokens = Int[Tensor, "batch context"]
+_Bound = TypeVar("_Bound", bound="BoundModel")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class BoundModel(HookedRootModule):
         self.hook_image_embeds = HookPoint()
         self.setup()
 
-    def with_studies(self, studies: Sequence[Study], policy: TokenPolicy | None = None) -> Self:
+    def with_studies(self: _Bound, studies: Sequence[Study], policy: TokenPolicy | None = None) -> _Bound:
         """The same weights, bound to other studies; hooks of this model are not taken along.
 
         Args:
