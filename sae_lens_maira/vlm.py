@@ -25,6 +25,8 @@ PaddingSide = Literal["left", "right"]
 PromptText = Literal["findings", "prompt"]
 """``findings`` appends the study's own report for teacher forcing; ``prompt`` is the question alone."""
 TokenIds = Int[np.ndarray, " n_tokens"]
+RaggedTokenIds = Sequence[Int[np.ndarray, " _"]]
+"""Token ids of several studies, of different lengths."""
 
 
 class Site(NamedTuple):
@@ -105,7 +107,7 @@ class StudyProcessor(Protocol):
         ...
 
     def collate(
-        self, ids: Sequence[TokenIds], images: Sequence[Mapping[str, Tensor]], padding_side: PaddingSide
+        self, ids: RaggedTokenIds, images: Sequence[Mapping[str, Tensor]], padding_side: PaddingSide
     ) -> dict[str, Tensor]:
         """The model's inputs for a batch: ``input_ids`` and ``attention_mask`` of shape (batch, sequence), and images.
 
@@ -167,7 +169,7 @@ def pad_rows(rows: Sequence[np.ndarray], value: int, side: PaddingSide) -> Int[T
 
 
 def pad_and_concatenate(
-    ids: Sequence[TokenIds], images: Iterable[Mapping[str, Tensor]], pad_token_id: int, side: PaddingSide
+    ids: RaggedTokenIds, images: Iterable[Mapping[str, Tensor]], pad_token_id: int, side: PaddingSide
 ) -> dict[str, Tensor]:
     """Inputs of a batch: ids padded, image inputs of all studies one after another along their first dimension."""
     parts: dict[str, list[Tensor]] = {}

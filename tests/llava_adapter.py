@@ -20,7 +20,7 @@ from transformers import (
 
 from sae_lens_maira.data.study import SECTION_KINDS, SECTIONS, VIEWS, Study, TokenKind
 from sae_lens_maira.phantom.model.pretrained import PHANTOM_PATH
-from sae_lens_maira.vlm import ModelSizes, PaddingSide, PromptText, TokenIds, pad_and_concatenate
+from sae_lens_maira.vlm import ModelSizes, PaddingSide, PromptText, RaggedTokenIds, TokenIds, pad_and_concatenate
 
 IMAGE_SIZE, PATCH_SIZE = 28, 14
 N_IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
@@ -57,7 +57,7 @@ class LlavaStudyProcessor:
         return dict(self._image_processor(opened, return_tensors="pt"))
 
     def collate(
-        self, ids: Sequence[TokenIds], images: Sequence[Mapping[str, Tensor]], padding_side: PaddingSide
+        self, ids: RaggedTokenIds, images: Sequence[Mapping[str, Tensor]], padding_side: PaddingSide
     ) -> dict[str, Tensor]:
         return pad_and_concatenate(ids, images, self.tokenizer.pad_token_id, padding_side)
 

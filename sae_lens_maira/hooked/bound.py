@@ -29,6 +29,8 @@ from sae_lens_maira.rows.tokenizer import ReadableTokenizer
 from sae_lens_maira.vlm import BLOCK_SITES, ModelSizes, PaddingSide, VisionLanguageModel
 
 Tokens = Int[Tensor, "batch context"]
+AnyTokens = Int[Tensor, "..."]
+"""Rows as they are given: a wrong rank is refused in words."""
 _Bound = TypeVar("_Bound", bound="BoundModel")
 
 
@@ -179,7 +181,7 @@ class BoundModel(HookedRootModule):
             **kwargs,
         )
 
-    def full_inputs(self, tokens: Tokens | FullInputs, padding_side: PaddingSide = "right") -> FullInputs:
+    def full_inputs(self, tokens: AnyTokens | FullInputs, padding_side: PaddingSide = "right") -> FullInputs:
         """The real model's inputs for rows, on its device, and where the rows' tokens are in them.
 
         Inputs that are ready, such as those whose images were opened ahead, are taken as they are.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import HookPointError, RowError
-from sae_lens_maira.hooked.bound import Tokens
+from sae_lens_maira.hooked.bound import AnyTokens, Tokens
 from sae_lens_maira.hooked.points import gather, hidden_states, is_active, torch_hooks, visit
 from sae_lens_maira.hooked.saes import SpliceableModel
 from sae_lens_maira.rows.reader import FullInputs
@@ -82,7 +82,7 @@ class HookedVisionLanguageModel(SpliceableModel):
     ) -> Tensor | None: ...
     def forward(
         self,
-        tokens: Tokens | FullInputs,
+        tokens: AnyTokens | FullInputs,
         return_type: ReturnType = "logits",
         loss_per_token: bool = False,
         stop_at_layer: int | None = None,
@@ -105,7 +105,7 @@ class HookedVisionLanguageModel(SpliceableModel):
             return self._forward(tokens, return_type, loss_per_token, stop_at_layer)
 
     def _forward(
-        self, tokens: Tokens | FullInputs, return_type: ReturnType, loss_per_token: bool, stop_at_layer: int | None
+        self, tokens: AnyTokens | FullInputs, return_type: ReturnType, loss_per_token: bool, stop_at_layer: int | None
     ) -> Tensor | tuple[Tensor, Tensor] | None:
         inputs = self.full_inputs(tokens)
         if stop_at_layer is not None:

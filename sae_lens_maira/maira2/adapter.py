@@ -16,7 +16,7 @@ from sae_lens_maira.files import to_json
 from sae_lens_maira.maira2.modeling import Maira2ForConditionalGeneration
 from sae_lens_maira.maira2.processing import Maira2Processor
 from sae_lens_maira.maira2.prompts import FindingsPrompt
-from sae_lens_maira.vlm import ModelSizes, PaddingSide, PromptText, TokenIds, pad_and_concatenate
+from sae_lens_maira.vlm import ModelSizes, PaddingSide, PromptText, RaggedTokenIds, TokenIds, pad_and_concatenate
 
 _IMAGE_SETTINGS = ("size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor", "do_center_crop")
 
@@ -66,7 +66,7 @@ class Maira2StudyProcessor:
         return {"pixel_values": self.maira2.pixel_values([study_prompt(study, "prompt")])}
 
     def collate(
-        self, ids: Sequence[TokenIds], images: Sequence[Mapping[str, Tensor]], padding_side: PaddingSide
+        self, ids: RaggedTokenIds, images: Sequence[Mapping[str, Tensor]], padding_side: PaddingSide
     ) -> dict[str, Tensor]:
         """Padded ids, their mask, and the images of all studies."""
         return pad_and_concatenate(ids, images, self.tokenizer.pad_token_id, padding_side)

@@ -17,7 +17,7 @@ from sae_lens_maira.errors import PromptError
 
 def images_per_row(
     config: Any,
-    input_ids: Int[Tensor, "batch sequence"] | None,
+    input_ids: Int[Tensor, "batch _"] | None,
     inputs_embeds: Float[Tensor, "batch sequence d_model"] | None,
     embeddings: Any,
 ) -> list[int]:

@@ -22,7 +22,7 @@ from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import RowError
 from sae_lens_maira.rows.policy import TokenPolicy
 from sae_lens_maira.rows.row import PAD_POSITION, CompactRow, RowVocabulary, compact_row, encode_study
-from sae_lens_maira.vlm import PaddingSide, StudyProcessor, TokenIds
+from sae_lens_maira.vlm import PaddingSide, RaggedTokenIds, StudyProcessor, TokenIds
 
 _REMEMBERED_STUDIES = 512
 
@@ -122,7 +122,7 @@ class StudyReader:
         pad = self._processor.tokenizer.pad_token_id
         return torch.from_numpy(np.stack([row.padded(width, pad).tokens for row in rows]))
 
-    def read(self, tokens: Int[Tensor, "batch context"], padding_side: PaddingSide) -> FullInputs:
+    def read(self, tokens: Int[Tensor, ...], padding_side: PaddingSide) -> FullInputs:
         """Rebuild the inputs of rows.
 
         Raises:
@@ -152,7 +152,7 @@ class StudyReader:
 
     def assemble(
         self,
-        ids: Sequence[TokenIds],
+        ids: RaggedTokenIds,
         rows: Sequence[CompactRow],
         width: int,
         side: PaddingSide,

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from sae_lens import SAE, TrainingSAE
@@ -416,8 +417,9 @@ def test_dense_activations_are_given_where_they_are_asked_for(kernels: str) -> N
 
 
 @pytest.mark.parametrize("kernels", ["sparse", "dense"])
-def test_a_compiled_step_is_the_same_step(kernels: str) -> None:
+def test_a_compiled_step_is_the_same_step(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As SAE-Lens's runner compiles with `compile_sae`; the backend that traces and generates no code is enough."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # PyTorch cannot trace the checks of shapes
     saes = [make_sae(kernels=kernels, use_matryoshka_aux_loss=True) for _ in range(2)]
     saes[1].training_forward_pass = torch.compile(saes[1].training_forward_pass, backend="aot_eager")  # pyright: ignore[reportAttributeAccessIssue]
     trainers = [make_trainer(sae) for sae in saes]

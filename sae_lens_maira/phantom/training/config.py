@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from sae_lens_maira.errors import ConfigError
+from sae_lens_maira.settings import Settings
 
 _MAY_BE_ZERO = ("seed", "auxiliary_weight", "weight_decay", "n_evaluated")
 
 
 @dataclass(frozen=True)
-class PhantomTrainingConfig:
+class PhantomTrainingConfig(Settings):
     """The defaults made the shipped weights.
 
     Args:
@@ -50,7 +51,7 @@ class PhantomTrainingConfig:
     n_processes: int = 2
     n_evaluated: int = 500
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for option in fields(self):
             name, value = option.name, getattr(self, option.name)
             if value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
