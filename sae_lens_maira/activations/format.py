@@ -2,7 +2,7 @@
 
 ::
 
-    cache.json                  what the cache is: `identity`, which decides every value, and `about`, for people
+    cache.json                  what the cache is: ``identity``, which decides every value, and ``about``, for people
     units/000017.safetensors    activations of studies 17 * unit_size up to 18 * unit_size, in the order of the source
     units/000017.json           the unit's record: sha256 and size of its file, counts; a unit is done when it has one
     skipped.jsonl               studies that could not be cached, with the reason and without any of their text
