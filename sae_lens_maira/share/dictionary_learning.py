@@ -4,8 +4,8 @@ A folder holds ``ae.pt`` (a state dict) and ``config.json`` (``{"trainer": {...}
 kinds of SAE:
 
 1. The Matryoshka SAE has ``W_enc (d_in, d_sae)``, ``b_enc``, ``W_dec (d_sae, d_in)``, ``b_dec``, a scalar
-   ``threshold``, ``k`` and ``group_sizes``. It computes ``relu((x - b_dec) @ W_enc + b_enc)`` and keeps values above the
-   threshold, as SAE-Lens's ``jumprelu`` does.
+   ``threshold``, ``k`` and ``group_sizes``. It computes ``relu((x - b_dec) @ W_enc + b_enc)`` and keeps values above
+   the threshold, as SAE-Lens's ``jumprelu`` does.
 2. The BatchTopK SAE is the same with ``torch.nn.Linear`` layers.
 3. The JumpReLU SAE has one threshold per latent and does not subtract ``b_dec`` from the input.
 """
