@@ -1,1 +1,1 @@
-"""Data about every feature: where it fires, how strongly, its co-activation, and the labels that it matches."""
+"""Data about every feature: where it fires, how strongly, with which other features, and the labels that it matches."""

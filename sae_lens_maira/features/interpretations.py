@@ -1,4 +1,4 @@
-"""Descriptions of features as one tidy table (feature, text, score), for many names of the columns.
+"""Descriptions of features as one tidy table (feature, text, score), read from files with various column names.
 
 Reads CSV, TSV, JSON (a list of objects, or an object by feature), JSON lines and Parquet. Columns are recognized by
 name; if there is no column of features or of texts, the error lists the columns that were found.

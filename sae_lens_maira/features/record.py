@@ -87,7 +87,7 @@ def feature_record(
         shown: mask of the recorded studies that silent examples may be drawn from; all if None. The examples of the
             table were chosen with the mask that it was computed with.
         n_silent: number of silent examples, fewer if there are fewer.
-        seed: seed of the draw of silent examples; the draw is another one for each feature.
+        seed: seed of the random draw of silent examples; each feature has its own draw.
     """
     recording = subject.recording
     fires = np.zeros(recording.n_studies, dtype=bool)

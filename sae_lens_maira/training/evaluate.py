@@ -67,7 +67,7 @@ def evaluate_sae(
 
     Args:
         sae: an inference SAE whose metadata gives its hook point and context size.
-        model: the model on whose activations it was trained.
+        model: the model on whose activations the SAE was trained.
         dataset: rows, evaluated in their order.
         n_batches: number of batches to run.
         batch_size: rows per batch.

@@ -123,7 +123,7 @@ def score(sae: SAE[Any], model: HookedVisionLanguageModel, held_out: Dataset, ru
 
     Args:
         sae: as SAE-Lens loads it.
-        model: the model on whose activations it was trained.
+        model: the model on whose activations the SAE was trained.
         held_out: held-out rows.
         runner: SAE-Lens's configuration of the run.
         n_batches: number of batches of rows.
