@@ -1,4 +1,4 @@
-"""`python -m sae_lens_maira` is `sae-lens-maira`."""
+"""``python -m sae_lens_maira`` is ``sae-lens-maira``."""
 
 import sys
 

@@ -1,14 +1,14 @@
-"""Every error that a user can cause, and so can mend: one base class, one class per topic.
+"""Errors that a user can cause and fix: one base class, and one class per topic.
 
 The message of a :class:`UserError` is one sentence that names the thing and the way out; the command line prints it
-and exits with status 2. Any other exception is a fault of this package, and keeps its traceback.
+and exits with status 2. Any other exception is a bug in this package, and keeps its traceback.
 """
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Something given to this package is wrong; the message says what, and what to do."""
+    """An input to this package is wrong; the message says what is wrong and what to do."""
 
 
 class ConfigError(UserError):
@@ -24,7 +24,7 @@ class ManifestError(SourceError):
 
 
 class PromptError(UserError):
-    """Something cannot be asked of the model; the message says what, and what to do."""
+    """A request to the model is not possible; the message says why and what to do."""
 
 
 class ImageError(UserError):
@@ -44,7 +44,7 @@ class CheckpointError(UserError):
 
 
 class HookPointError(UserError):
-    """There is no such hook point; the message names those that are close to it."""
+    """There is no such hook point; the message names similar ones."""
 
 
 class RowError(UserError):
@@ -60,15 +60,15 @@ class CacheNotFound(CacheError, FileNotFoundError):
 
 
 class CacheMismatch(CacheError):
-    """A cache was made with something else; the message says what differs."""
+    """A cache was made with another model, source or settings; the message says what differs."""
 
 
 class DataExhausted(UserError):
-    """No token is left by a selection; the message says what to change."""
+    """A selection leaves no token; the message says what to change."""
 
 
 class SaeFormatError(UserError):
-    """A file is not an SAE that can be read, or must not be read; the message says in one sentence why."""
+    """A file is not a readable SAE, or is not safe to read; the message says why."""
 
 
 class SaeMismatch(UserError):
@@ -84,4 +84,4 @@ class ViewError(UserError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C was answered between two steps; what was done is kept, and the message says how to go on."""
+    """Ctrl-C stopped the work between two steps; finished work is kept, and the message says how to continue."""

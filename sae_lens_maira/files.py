@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, named by their checksums; and the folder of what can be made again."""
+"""Files: atomic writes, checksums and locks; and the location of the on-disk cache."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from filelock import FileLock, Timeout
 
 
 def default_cache_path() -> Path:
-    """``$SAE_LENS_MAIRA_CACHE``, or ``~/.cache/sae-lens-maira``: rows, and images that were unpacked."""
+    """``$SAE_LENS_MAIRA_CACHE``, or ``~/.cache/sae-lens-maira``: holds rows and unpacked images."""
     return Path(os.environ.get("SAE_LENS_MAIRA_CACHE", "~/.cache/sae-lens-maira")).expanduser()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``path`` once it is on disk as a whole; nothing is left if that fails."""
+    """A file that replaces ``path`` once it is completely on disk; if that fails, nothing is left."""
     unfinished = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         with unfinished.open("wb") as file:
@@ -36,13 +36,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file as a whole."""
+    """Write a text file atomically: completely or not at all."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def sync_folder(path: Path) -> None:
-    """Make a rename last through a loss of power."""
+    """Sync a folder to disk, so that a rename in it survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -51,7 +51,7 @@ def sync_folder(path: Path) -> None:
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of a file."""
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while piece := file.read(1 << 22):
@@ -60,17 +60,17 @@ def hash_file(path: Path) -> str:
 
 
 def to_json(value: Any) -> str:
-    """The one way in which JSON is written here."""
+    """JSON text, in the layout of all of this package's files."""
     return json.dumps(value, sort_keys=True, indent=1) + "\n"
 
 
 @contextmanager
 def exclusive(lock_path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock that other processes ask for too; it is free again when this process ends, however it ends.
+    """Hold a lock between processes; it is released when this process ends, even if it is killed.
 
     Args:
-        lock_path: the lock's file, which stays where it is.
-        wait: until the lock is free; otherwise yield False at once if it is not.
+        lock_path: the lock's file, which is not removed.
+        wait: wait until the lock is free; if False, yield False at once when it is taken.
     """
     lock_path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_path)

@@ -1,7 +1,7 @@
-"""Ctrl-C as a request that is answered between two steps.
+"""Handles Ctrl-C between two steps, not in the middle of one.
 
-An exception that is raised wherever a signal happens to arrive can be lost on its way: nnsight, for one, catches
-everything that is raised inside a trace, and what a destructor raises is only printed.
+An exception that is raised when a signal arrives can be lost: nnsight catches every exception inside a trace, and an
+exception in a destructor is only printed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ logger = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """Whether Ctrl-C was pressed (SIGINT), or the process asked to end (SIGTERM)."""
+    """Its ``made`` is set once SIGINT (Ctrl-C) or SIGTERM has been received."""
 
     made: bool = False
 
 
 @contextmanager
 def noticed_interruptions(answer: str) -> Iterator[StopRequest]:
-    """Turn the first signal into a request, and only the second one into a ``KeyboardInterrupt`` on the spot.
+    """Turn the first signal into a request, and the second one into an immediate ``KeyboardInterrupt``.
 
-    Outside of the main thread, where Python lets nobody handle signals, nothing changes.
+    Outside the main thread, where Python does not allow signal handlers, this does nothing.
 
     Args:
-        answer: what is logged at the first signal.
+        answer: message that is logged at the first signal.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

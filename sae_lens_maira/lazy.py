@@ -1,6 +1,6 @@
 """Packages whose names are imported when they are first used, so that importing the package itself is light.
 
-Type checkers and editors read ordinary imports, Python runs the table of homes::
+Type checkers and editors read ordinary imports; at run time, a table says which module defines each name::
 
     if TYPE_CHECKING:
         from sae_lens_maira.training.run import train as train
@@ -20,8 +20,8 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
     """Make the ``__getattr__`` and ``__dir__`` of a package.
 
     Args:
-        package: The package's ``__name__``.
-        homes: The module that defines each name. A name whose home is ``package.name`` is that submodule itself.
+        package: the package's ``__name__``.
+        homes: the module that defines each name. If it is ``package.name``, the name is that submodule itself.
 
     Returns:
         ``__getattr__``, which imports a name's home and remembers the value, and ``__dir__``, which lists all names.

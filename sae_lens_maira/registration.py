@@ -1,16 +1,15 @@
 """Registers our classes with transformers and SAE-Lens without importing either.
 
-Both take seconds to import, and neither can be told of a class without importing it. So registration waits: a finder
-at the front of ``sys.meta_path`` lets the other finders find these two libraries, and imports our registering package
-right after the library's own code has run. Whoever imports both, in either order, finds our classes registered;
-whoever imports this package alone pays for neither library.
+Both take seconds to import, and a class can be registered only with an imported library. So registration waits: a
+finder at the front of ``sys.meta_path`` lets the other finders find these two libraries, and imports our registering
+package right after the library's own code has run. If both are imported, in either order, our classes are registered;
+if only this package is imported, neither library is loaded.
 
-- Looking is not importing: ``importlib.util.find_spec("transformers")`` gives the usual spec and changes nothing.
-- Our registering packages import the library in their first lines. If they come first, the hook finds them half
-  imported and goes on; they register when their own code has run.
-- Another thread may import our package at the same time, while this thread holds the library's import lock. The
-  ``import`` statement (``__import__``) notices that both would wait for each other, and goes on;
-  ``importlib.import_module`` raises.
+- ``importlib.util.find_spec("transformers")`` gives the usual spec and has no side effects.
+- Our registering packages import the library in their first lines. If they are imported first, the hook finds them
+  partially imported and does nothing more; they register when their own code has run.
+- Another thread may import our package while this thread holds the library's import lock. The ``import`` statement
+  (``__import__``) detects this deadlock and continues; ``importlib.import_module`` raises.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def _register(library: str) -> None:
 
 
 class _RegisteringFinder(importlib.abc.MetaPathFinder):
-    """Finds what the other finders find, and wraps the loader of the libraries it waits for."""
+    """Delegates to the other finders, and wraps the loaders of the libraries that it waits for."""
 
     def __init__(self, waiting: set[str]) -> None:
         self.waiting = waiting
@@ -61,7 +60,7 @@ class _RegisteringFinder(importlib.abc.MetaPathFinder):
 
 
 class _RegisteringLoader(importlib.abc.Loader):
-    """Loads a library as its own loader does, then registers; in everything else it is that loader."""
+    """Loads a library with its own loader, then registers; everything else is delegated to that loader."""
 
     def __init__(self, loader: importlib.abc.Loader, waiting: set[str]) -> None:
         self.loader = loader

@@ -1,4 +1,4 @@
-"""One setting's value: read from text, checked against its type by pydantic, with one sentence if it is wrong."""
+"""One setting's value: read from text, checked by pydantic against its type, with a one-sentence error."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sae_lens_maira.errors import ConfigError, UserError
 
 
 def convert(hint: Any, value: Any, name: str, error: type[UserError] = ConfigError) -> Any:
-    """A value as its type wants it: a list as a tuple, 1e4 as 10000 where a whole number is wanted.
+    """Convert a value to its type: a list to a tuple, and 1e4 to 10000 if the type is a whole number.
 
     Args:
         hint: the type, as in an annotation.
-        value: what was given.
-        name: of the setting, for the message.
-        error: its class.
+        value: the value that was given.
+        name: the setting's name, for the error message.
+        error: the error's class.
 
     Raises:
         UserError: the value is of another type, none of the choices or outside the limits.
@@ -40,7 +40,7 @@ def check_names(values: Iterable[str], known: Iterable[str], prefix: str) -> Non
     """Refuse unknown names.
 
     Raises:
-        ConfigError: naming the first unknown setting and those that are close to it.
+        ConfigError: the message names the first unknown setting and similar known ones.
     """
     names = list(known)
     for name in values:
@@ -49,7 +49,7 @@ def check_names(values: Iterable[str], known: Iterable[str], prefix: str) -> Non
 
 
 def unknown_name(name: str, known: Sequence[str], prefix: str = "", what: str = "setting") -> ConfigError:
-    """The error for a name that is not known, with those that are close to it."""
+    """The error for an unknown name; it suggests similar known names."""
     close = difflib.get_close_matches(name, known, n=2)
     hint = f"; did you mean {' or '.join(prefix + match for match in close)}?" if close else "."
     return ConfigError(f"Unknown {what} '{prefix}{name}'{hint}")
@@ -75,7 +75,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_value(text: str, hint: Any = Any) -> Any:
-    """A value from a command line, as a YAML file would hold it; where text is wanted, it stays as it is."""
+    """Read a value from a command line as YAML; if the type is text, it is not changed."""
     members = members_of(hint)
     if text == "null" and type(None) in members:
         return None
@@ -93,7 +93,7 @@ def describe_type(hint: Any) -> str:
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:
-    """The choices of a ``Literal``, also inside a list or beside None."""
+    """The choices of a ``Literal``, also if it is inside a list or optional."""
     choices: list[str] = []
     for member in members_of(hint):
         if get_origin(member) is Literal:
@@ -109,7 +109,7 @@ def either(choices: Sequence[str]) -> str:
 
 
 def members_of(hint: Any) -> tuple[Any, ...]:
-    """The types of a union, or the type itself, without what annotates it."""
+    """The types of a union, or the type itself, without annotations."""
     if get_origin(hint) is Annotated:
         return members_of(get_args(hint)[0])
     if get_origin(hint) in (Union, types.UnionType):
@@ -118,7 +118,7 @@ def members_of(hint: Any) -> tuple[Any, ...]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, as YAML 1.2 has it."""
+    """Reads 1e-3 as a number, as YAML 1.2 does."""
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))

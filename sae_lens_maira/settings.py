@@ -1,11 +1,11 @@
-"""Settings: frozen dataclasses that are the one truth for Python, YAML files and the command line.
+"""Settings: frozen dataclasses that define the settings in Python, YAML files and the command line.
 
-1. A group of settings is a dataclass that derives from :class:`Settings`. Field, type and default stand in one line,
-   and its sentence under ``Args:`` of the docstring, from where errors and ``--help`` take it.
-2. However a group is made, each value is checked against the field's type, so that a choice or a limit is written once,
-   in the annotation; :meth:`Settings.check` refuses values that do not go together.
-3. A field whose type is a union of groups is a closed choice: the field ``kind`` of each group tells them apart.
-4. :meth:`Settings.from_dict` makes a group from plain values; :func:`overlay` lays a command line over a YAML file.
+1. A group of settings is a dataclass that derives from :class:`Settings`. A field's name, type and default are one line
+   of code. Its description is under ``Args:`` of the docstring, which errors and ``--help`` quote.
+2. Each value is checked against the field's type whenever a group is made, so that a choice or a limit is written only
+   in the annotation; :meth:`Settings.check` refuses combinations of values.
+3. A field whose type is a union of groups is a closed choice between them; the field ``kind`` of each group names it.
+4. :meth:`Settings.from_dict` makes a group from plain values; :func:`overlay` combines a YAML file and a command line.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Settings:
     """A group of settings; see the module's docstring.
 
     Attributes:
-        GROUP: what stands before a setting's name in errors, such as ``model.``; ``--`` for those that only the command
-            line has.
-        ERROR: the class of its errors.
+        GROUP: prefix of a setting's name in errors, such as ``model.``; ``--`` for settings that exist only on the
+            command line.
+        ERROR: the class of the group's errors.
     """
 
     GROUP: ClassVar[str] = ""
@@ -49,11 +49,11 @@ class Settings:
         self.check()
 
     def check(self) -> None:
-        """Refuse values that do not go together."""
+        """Refuse combinations of values that are not allowed."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """From plain values, as in a YAML file.
+        """Make the group from plain values, as in a YAML file.
 
         Raises:
             UserError: a setting is unknown, missing or wrong; the message names it.
@@ -67,13 +67,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class ModelConfig(Settings):
-    """A model, and where it runs.
+    """A model, and the devices on which it runs.
 
     Args:
-        name: a checkpoint folder, a Hub id, or ``phantom`` for the model that is shipped with this package.
-        revision: of a Hub id.
-        dtype: of the weights; ``auto`` is bfloat16 on a GPU, and the checkpoint's own dtype elsewhere.
-        device: of the SAE, and of the model unless ``device_map`` is given; ``auto`` takes a GPU if there is one.
+        name: a checkpoint folder, a Hub id, or ``phantom`` for the model that comes with this package.
+        revision: branch, tag or commit of a Hub id.
+        dtype: data type of the weights; ``auto`` is bfloat16 on a GPU, and the checkpoint's own dtype elsewhere.
+        device: device of the SAE, and of the model if there is no ``device_map``; ``auto`` takes a GPU if there is one.
         device_map: spreads the model over several devices, as in transformers.
     """
 
@@ -110,12 +110,12 @@ class Setting:
     """One field of a group.
 
     Args:
-        field: its name in the dataclass.
-        name: how errors and help call it, with its group: ``model.dtype``.
-        hint: its type.
+        field: the field's name in the dataclass.
+        name: the setting's name in errors and help, with its group: ``model.dtype``.
+        hint: the field's type.
         default: ``MISSING`` for a setting that must be given.
-        text: its sentence.
-        positional: on the command line it is given by its place, without its name.
+        text: the setting's description.
+        positional: whether it is a positional argument of the command line.
     """
 
     field: str
@@ -127,12 +127,12 @@ class Setting:
 
     @property
     def groups(self) -> tuple[type[Any], ...]:
-        """The groups that its value may be; empty for a single value."""
+        """The groups that its value may be; empty if the value is not a group."""
         return tuple(kind for kind in members_of(self.hint) if isinstance(kind, type) and issubclass(kind, Settings))
 
     @property
     def is_free_group(self) -> bool:
-        """Whether it holds settings that another library names."""
+        """Whether it is a mapping whose names are defined by another library."""
         return get_origin(self.hint) is dict
 
 
@@ -155,7 +155,7 @@ def settings_of(kind: type[Any]) -> tuple[Setting, ...]:
 
 
 def overlay(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with others laid over them; a group that is given another ``kind`` starts afresh."""
+    """Settings, overridden by others; if a group is given another ``kind``, its earlier settings are dropped."""
     result = dict(values)
     for name, value in given.items():
         below = result.get(name)
@@ -170,7 +170,7 @@ def overlay(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 
 
 def _build(kinds: tuple[type[Any], ...], values: Any, name: str, default: Any = MISSING) -> Any:
-    """The group that plain values describe; what they leave out is the default's."""
+    """Make the group that plain values describe; settings that they lack come from the default."""
     if isinstance(values, kinds):
         return values
     if not isinstance(values, Mapping):
@@ -238,7 +238,7 @@ def _plain(value: Any) -> Any:
 
 
 def _sentences(kind: type[Any]) -> dict[str, str]:
-    """Of each field, from ``Args:`` of its class's docstring and of those it derives from."""
+    """Description of each field, from ``Args:`` of the docstrings of its class and base classes."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         found |= dict(arguments_of(base.__doc__ or ""))
@@ -246,7 +246,7 @@ def _sentences(kind: type[Any]) -> dict[str, str]:
 
 
 def arguments_of(docstring: str) -> Iterator[tuple[str, str]]:
-    """Names and sentences under ``Args:`` of a docstring."""
+    """Names and descriptions under ``Args:`` of a docstring."""
     _, _, section = inspect.cleandoc(docstring).partition("Args:\n")
     block = re.match(r"(?: {4}.*(?:\n|$))*", section)
     for entry in re.split(r"\n(?= {4}\w)", block[0].rstrip() if block else ""):

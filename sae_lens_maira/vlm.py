@@ -1,11 +1,11 @@
-"""The seam for models: what rows and hook points ask of a vision-language model.
+"""The interface for models: what rows and hook points need from a vision-language model.
 
-A model comes in by one small file, its adapter, that implements two protocols:
+A model is added by one small file, its adapter, which implements two protocols:
 
-1. :class:`StudyProcessor` turns a study into token ids, the kind of every token, and image inputs. Rows need no more.
-2. :class:`VisionLanguageModel` says where in the module tree the hook points are. Hook points need no more.
+1. :class:`StudyProcessor` turns a study into token ids, the kind of every token, and image inputs. Rows need only this.
+2. :class:`VisionLanguageModel` says where in the module tree the hook points are.
 
-:mod:`sae_lens_maira.maira2.adapter` is the example to follow. Nothing above this module knows a model by name.
+:mod:`sae_lens_maira.maira2.adapter` is an example. No module in a higher layer depends on a particular model.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from sae_lens_maira.data.study import Study
 
 PaddingSide = Literal["left", "right"]
 PromptText = Literal["findings", "prompt"]
-"""``findings`` appends the study's own report for teacher forcing; ``prompt`` is the question alone."""
+"""``findings`` appends the study's own report for teacher forcing; ``prompt`` has only the question."""
 TokenIds = Int[np.ndarray, " n_tokens"]
 RaggedTokenIds = Sequence[Int[np.ndarray, " _"]]
 """Token ids of several studies, of different lengths."""
 
 
 class Site(NamedTuple):
-    """Where a hook point of a block reads: a submodule of the layer (``""`` for the layer itself), and which side."""
+    """Site of a block's hook point: a submodule of the layer (``""`` is the layer itself), and its input or output."""
 
     submodule: str
     side: Literal["input", "output"]
@@ -42,12 +42,12 @@ BLOCK_SITES: dict[str, Site] = {
     "hook_mlp_out": Site("mlp", "output"),
     "hook_resid_post": Site("", "output"),
 }
-"""Hook points of a block in the order in which they are computed, by the names that transformers' decoders share."""
+"""Hook points of a block in the order of computation, with the submodule names that transformers' decoders share."""
 
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """Sizes of the language model, in TransformerLens' names; ``n_ctx`` counts positions of the full prompt."""
+    """Sizes of the language model, with TransformerLens' names; ``n_ctx`` counts positions of the full prompt."""
 
     n_layers: int
     d_model: int
@@ -60,7 +60,7 @@ class ModelSizes:
 
     @classmethod
     def of(cls, text_config: Any, n_ctx: int) -> ModelSizes:
-        """From the text configuration of a transformers model."""
+        """Sizes from the text configuration of a transformers model."""
         d_head = getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
         return cls(
             n_layers=text_config.num_hidden_layers,
@@ -76,11 +76,11 @@ class ModelSizes:
 
 @runtime_checkable
 class StudyProcessor(Protocol):
-    """Studies to the inputs of one model, and its output to reports.
+    """Turns studies into one model's inputs, and its output into reports.
 
     Attributes:
-        tokenizer: the checkpoint's, with a padding token.
-        n_image_tokens: tokens that one image takes in a prompt, at most.
+        tokenizer: the checkpoint's tokenizer, with a padding token.
+        n_image_tokens: largest number of tokens of one image in a prompt.
     """
 
     @property
@@ -91,7 +91,7 @@ class StudyProcessor(Protocol):
     def encode(self, study: Study, text: PromptText) -> tuple[TokenIds, TokenIds]:
         """Token ids of a study's full prompt, and the :class:`~sae_lens_maira.data.study.TokenKind` of each.
 
-        No image is opened, unless the number of its tokens depends on its size.
+        An image is opened only if its number of tokens depends on its size.
 
         Raises:
             UserError: the study's text cannot be encoded.
@@ -111,16 +111,16 @@ class StudyProcessor(Protocol):
     ) -> dict[str, Tensor]:
         """The model's inputs for a batch: ``input_ids`` and ``attention_mask`` of shape (batch, sequence), and images.
 
-        :func:`pad_and_concatenate` does it for most models.
+        :func:`pad_and_concatenate` is enough for most models.
         """
         ...
 
     def decode(self, output_ids: Int[Tensor, "batch n_tokens"], input_ids: Int[Tensor, "batch n_prompt"]) -> list[str]:
-        """Reports in what ``generate`` returned, prompts cut off."""
+        """Reports in the output of ``generate``, without the prompts."""
         ...
 
     def fingerprint(self) -> str:
-        """A short hash of everything that decides ids, kinds and image inputs; the same on all library versions."""
+        """A short hash of all that determines ids, kinds and image inputs; equal on all library versions."""
         ...
 
 
@@ -128,13 +128,13 @@ class StudyProcessor(Protocol):
 class VisionLanguageModel(Protocol):
     """A loaded model, seen through its module tree.
 
-    The methods are given the module or its nnsight envoy, which have the same names, and return a part of it.
+    The methods take the module or its nnsight envoy, whose parts have the same names, and return a part of it.
 
     Attributes:
-        family: short name of the architecture, in the metadata of SAEs and caches: ``maira2``.
+        family: short name of the architecture in the metadata of SAEs and caches, such as ``maira2``.
         module: the transformers model, in eval mode.
-        sizes: of its language model.
-        processor: for its inputs.
+        sizes: sizes of its language model.
+        processor: makes its inputs.
     """
 
     @property
@@ -155,12 +155,12 @@ class VisionLanguageModel(Protocol):
         ...
 
     def final_norm(self, root: Any) -> Any:
-        """The module whose output the unembedding is given."""
+        """The module whose output is the unembedding's input."""
         ...
 
 
 def pad_rows(rows: Sequence[np.ndarray], value: int, side: PaddingSide) -> Int[Tensor, "batch sequence"]:
-    """Stack rows of different lengths, the shorter ones filled up with a value on one side."""
+    """Stack rows of different lengths; shorter ones are padded with a value on one side."""
     width = max(len(row) for row in rows)
     padded = torch.full((len(rows), width), int(value), dtype=torch.long)
     for target, row in zip(padded, rows, strict=True):
@@ -171,7 +171,7 @@ def pad_rows(rows: Sequence[np.ndarray], value: int, side: PaddingSide) -> Int[T
 def pad_and_concatenate(
     ids: RaggedTokenIds, images: Iterable[Mapping[str, Tensor]], pad_token_id: int, side: PaddingSide
 ) -> dict[str, Tensor]:
-    """Inputs of a batch: ids padded, image inputs of all studies one after another along their first dimension."""
+    """Inputs of a batch: ids are padded, and image inputs of all studies are concatenated along the first dimension."""
     parts: dict[str, list[Tensor]] = {}
     for own in images:
         for name, tensor in own.items():

@@ -21,7 +21,7 @@ CHECKPOINT_PATH = REFERENCE_PATH / "checkpoint"
 
 @dataclass(frozen=True)
 class ReferenceCase:
-    """One input and what the official model gave for it."""
+    """One input, and the official model's output for it."""
 
     name: str
     prompt: FindingsPrompt

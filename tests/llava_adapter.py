@@ -1,4 +1,4 @@
-"""A second model through the seam: a stock LLaVA of transformers, tiny and random, behind an adapter of its own."""
+"""A second model behind an adapter: a stock LLaVA of transformers, tiny and with random weights."""
 
 from __future__ import annotations
 

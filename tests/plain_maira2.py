@@ -1,4 +1,4 @@
-"""The plain model, read and edited with PyTorch hooks only: what the bridge is held against."""
+"""The plain model, read and edited only with PyTorch hooks: the reference for HookedMaira2."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECTIONS = (
 
 @dataclass(frozen=True)
 class StillImage:
-    """An image that was drawn once."""
+    """An image that is already drawn."""
 
     image: Image
 
@@ -39,7 +39,7 @@ class StillImage:
 
 
 def still(study: Study) -> Study:
-    """A phantom study whose images are drawn now: tests look at them many times."""
+    """A phantom study with images drawn in advance, because tests open them many times."""
     images = {name: getattr(study, name) for name in ("frontal", "lateral", "prior_frontal")}
     return replace(study, **{name: image and StillImage(image.open()) for name, image in images.items()})
 
@@ -112,7 +112,7 @@ def first(value: Any) -> Tensor:
 
 @contextmanager
 def raw_hook(model: Any, name: str, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Call a function at a hook point of the plain model; what it returns, unless None, takes the value's place."""
+    """Call a function at a hook point of the plain model; its result replaces the value unless it is None."""
 
     def on_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         answer = function(args[0] if args else kwargs["hidden_states"])
@@ -141,7 +141,7 @@ def raw_hook(model: Any, name: str, function: Callable[[Tensor], Tensor | None])
 
 
 def plain_activations(model: Any, inputs: dict[str, Tensor], name: str) -> Tensor:
-    """What the plain model has at a hook point, at all positions."""
+    """The plain model's values at a hook point, at all positions."""
     found: list[Tensor] = []
     with raw_hook(model, name, lambda value: found.append(value)):
         model(**inputs)
@@ -172,7 +172,7 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 @contextmanager
 def count_calls(*modules: Any) -> Iterator[list[int]]:
-    """How often each of some modules is called in the block."""
+    """Count how often modules are called in the ``with`` block."""
     counts = [0] * len(modules)
 
     def counter(index: int) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""Memory is used again when nothing can see it, and never before."""
+"""Memory is reused once no tensor refers to it, and never before."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_memory_is_used_again_only_when_nothing_looks_at_it(way: str) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(sorted(WAYS_TO_LOOK)), st.booleans(), st.integers(0, 5)), max_size=30))
 def test_whatever_is_alive_keeps_its_values(moves: list[tuple[str, bool, int]]) -> None:
-    """Take a buffer, look at it in some way, drop an older look: none of those alive may ever change."""
+    """Take a buffer, keep some view of it, drop an older view: live views must never change."""
     pool, alive = BufferPool(max_unused=2), []
     for number, (way, drops, index) in enumerate(moves):
         tensor = pool.empty((index + 1, 8), torch.float32).fill_(number)

@@ -93,7 +93,7 @@ def test_the_activations_store_yields_the_plain_models_activations(model, datase
 
 @pytest.mark.filterwarnings("ignore:The training dataset contains fewer samples", "ignore:All samples in the training")
 def test_batches_of_the_activations_store_are_made_of_the_rows_activations(model, dataset):
-    """The store shuffles; each of its vectors is one that a row has."""
+    """The store shuffles; each of its vectors is the activation of a row's token."""
     store = store_of(model, identity_sae(), dataset, store_batch_size_prompts=4)
     store.exclude_special_tokens = torch.tensor([model.tokenizer.pad_token_id])
     tokens = torch.as_tensor(dataset["tokens"][:])
@@ -103,7 +103,7 @@ def test_batches_of_the_activations_store_are_made_of_the_rows_activations(model
     assert batch.shape == (64, D_IN)
     distances = torch.cdist(batch, known, compute_mode="donot_use_mm_for_euclid_dist")
     assert distances.min(dim=1).values.max() == 0
-    assert len(distances.argmin(dim=1).unique()) > 32  # drawn from four buffered batches: few come twice
+    assert len(distances.argmin(dim=1).unique()) > 32  # drawn from four buffered batches, so few are repeated
 
 
 @pytest.mark.filterwarnings("ignore:The training dataset contains fewer samples")
@@ -135,7 +135,7 @@ def test_run_evals_finds_an_identity_perfect_and_a_zero_as_bad_as_ablation(model
     assert found[1.0]["model_behavior_preservation"]["kl_div_with_sae"] == pytest.approx(0.0, abs=1e-6)
     assert found[1.0]["reconstruction_quality"]["explained_variance"] == pytest.approx(1.0, abs=1e-5)
 
-    # SAE-Lens takes a loss for the token before it, so tokens before an ignored one count too; those have no loss here.
+    # SAE-Lens assigns a loss to the previous token, so tokens before an ignored one count too; here they have no loss.
     tokens = torch.as_tensor(dataset["tokens"][:])
     batch = PlainBatch.of(model.processor, studies)
     counted = ~torch.isin(tokens, torch.tensor(ignored))[:, :-1]

@@ -16,7 +16,7 @@ HEAVY = (
     *("torch", "transformers", "sae_lens", "transformer_lens", "nnsight", "sae_dashboard", "datasets", "tokenizers"),
     *("PIL", "pandas", "scipy", "pyarrow", "matplotlib", "wandb"),
 )
-# Rooms that are light until one of their names is used, or altogether.
+# Packages that are light, some of them until one of their names is used.
 LIGHT = (
     *("activations", "cli.main", "dashboard", "dashboard.serve", "data", "hooked", "phantom", "rows", "share"),
     *("sources", "training", "training.config"),
@@ -28,7 +28,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def heavy_after(module: str, path: Path = ROOT) -> str:
-    """The heavy libraries that importing a module imports, as a list; also whatever the import printed."""
+    """The heavy libraries that a module imports, as a list, and the output of the import."""
     result = run(
         f"import sys; sys.path.insert(0, {str(path)!r}); import {module}; "
         f"print([name for name in {HEAVY} if name in sys.modules])"
@@ -76,7 +76,7 @@ def packages_with_lazy_names() -> list[str]:
 
 @pytest.mark.parametrize("package", packages_with_lazy_names())
 def test_lazy_names_are_those_that_type_checkers_see(package):
-    """Every name under ``if TYPE_CHECKING`` has its home in the table, and it is the same object."""
+    """Every name under ``if TYPE_CHECKING`` is in the table, and is the same object."""
     tree = ast.parse((ROOT / package.replace(".", "/") / "__init__.py").read_text())
     guarded = next(node for node in tree.body if isinstance(node, ast.If))
     typed = {
@@ -138,7 +138,7 @@ def test_transformers_itself_is_left_as_it_was():
 
 
 def test_threads_that_import_both_at_once_do_not_stop_each_other(tmp_path):
-    """One holds our package and waits for transformers; the other has run transformers and comes to register."""
+    """One thread imports our package and waits for transformers; the other has imported transformers and registers."""
     (tmp_path / "events.py").write_text(
         "import threading\nours_begun, theirs_begun = threading.Event(), threading.Event()\n"
     )

@@ -1,4 +1,4 @@
-"""Ctrl-C: first a request, then an exception; real signals to this process."""
+"""Ctrl-C: first a request, then an exception. The tests send real signals to this process."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""A stock LLaVA through rows, hooks, generation, SAE-Lens's runner and the gallery, by an adapter alone."""
+"""A stock LLaVA works with rows, hooks, generation, SAE-Lens's runner and the gallery; it needs only an adapter."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def tokens(rows):
 
 
 def raw_activations(llava: LlavaAdapter, study: Any) -> dict[str, torch.Tensor]:
-    """One study alone through the transformers model, with PyTorch hooks spelt out by hand."""
+    """One study alone in the transformers model, with PyTorch hooks written by hand."""
     ids, _ = llava.processor.encode(study, "findings")
     found: dict[str, torch.Tensor] = {}
 
@@ -87,7 +87,7 @@ def test_hook_points_see_what_raw_hooks_see_bit_for_bit(llava, model, studies):
         assert torch.equal(cache["hook_image_embeds"], expected["hook_image_embeds"])
         for name in names[1:]:
             assert torch.equal(cache[name][0], expected[name][0, positions])
-        # Position i of a row predicts its next token, which the model predicts one before that token.
+        # Position i of a row predicts the row's next token, from the full position before that token.
         assert torch.allclose(logits[0, :-1], expected["logits"][0, positions[1:] - 1], atol=1e-5)
         is_text = torch.tensor([kind not in IMAGE_KINDS for kind in kinds[positions[1:]]])
         losses = model.forward(row, "loss", loss_per_token=True)[0]
@@ -172,7 +172,7 @@ def test_a_right_adapter_passes_the_check(model):
 
 def test_an_adapter_that_names_other_layers_is_noticed(model):
     class Short(LlavaAdapter):
-        """Leaves the last layer out, as a stack of layers that is too short would."""
+        """Leaves out the last layer."""
 
         def layers(self, root: Any) -> Any:
             return root.model.language_model.layers[:2]

@@ -17,7 +17,7 @@ check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand wh
 
 
 def checked_modules() -> list[str]:
-    """All modules with shapes but those left out. The hook takes a package's name for all within it."""
+    """All modules with shapes, except those left out. A package's name stands for all modules in it."""
     files = (ROOT / "sae_lens_maira").rglob("*.py")
     annotated = [file for file in files if re.search(r"^from jaxtyping import", file.read_text(), re.MULTILINE)]
     names = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in annotated}

@@ -1,26 +1,26 @@
-"""Activations of whole studies in blocks, from the model or from a cache: whatever reads them takes a stream of blocks.
+"""Activations of whole studies, as a stream of blocks that comes from the model or from a cache.
 
 ::
 
-    block            the type that passes between makers and readers
-    stream           what readers ask for
-    live             activations from the model: the one loop that runs it
+    block            activations of some studies, as they are passed to readers
+    stream           the protocol that readers use: an iterable of blocks
+    live             runs the model over studies and yields blocks
     plan             batches of studies of similar length
-    decode_ahead     images opened in threads before the model asks for them
-    selection        which tokens take part in training
+    decode_ahead     opens and processes images in threads, ahead of the model
+    selection        which tokens are trained on
     norms            activation norms by kind of token
 
-    config           what to cache: the mirror of a YAML, and the shard to do
-    write            writes a cache, resumable at any moment
-    format           the cache on disk: a specification
+    config           settings of a cache, as in its YAML file, and shards
+    write            writes a cache; an interrupted run can be resumed
+    format           specification of the cache on disk
     header           which model, policy and source a cache belongs to
-    unit_file        one unit's file
-    manifest         what is done, skipped studies, merging of shards
-    verify           checksums
+    unit_file        reads and writes the file of one unit
+    manifest         finished units, skipped studies, merging of shards
+    verify           checks every file against its checksum
     read             ActivationCache: memory-mapped blocks
-    shuffle          which token comes when: a global shuffle by a seed
-    provider         batches for SAE-Lens's trainers that remember their place
-    export           the form that SAE-Lens reads by itself
+    shuffle          the order of tokens: a seeded shuffle of the whole cache
+    provider         batches for SAE-Lens's trainers, resumable
+    export           the format that SAE-Lens reads itself
 
 >>> from sae_lens_maira.activations import ActivationCache
 >>> cache = ActivationCache.open("out/cache")  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Activations of whole studies: the one type that passes between whoever makes activations and whoever reads them."""
+"""The type in which activations of whole studies are passed to the code that reads them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class BlockStudy:
     """A study of a block.
 
     Args:
-        index: into the source.
-        study_id: the source's name of it.
-        n_tokens: tokens of the block that belong to it.
-        images: checksums of its images' pixels, by the images' names.
+        index: index of the study in the source.
+        study_id: the study's name in the source.
+        n_tokens: number of the block's tokens that belong to the study.
+        images: checksum of each image's pixels, by the image's name.
     """
 
     index: int
@@ -41,12 +41,12 @@ class Block:
     """Tokens of whole studies, one study after another in the order of the source, without padding.
 
     Args:
-        activations: at each hook point. They may be memory mapped, and must not be written to.
-        norms: Euclidean norms of the activations, at each hook point.
-        token_ids: as in rows: the model's ids, then those of images, then those of studies.
+        activations: by hook point. They may be memory-mapped, and must not be modified.
+        norms: Euclidean norms of the activations, by hook point.
+        token_ids: ids of rows: the model's vocabulary, then one id per image, then one id per study.
         study_index: index of each token's study in the source.
-        position: in the study's row; 0 is the study token.
-        kind: :class:`~sae_lens_maira.data.study.TokenKind` values.
+        position: position of each token in its study's row; 0 is the study token.
+        kind: kind of each token, as :class:`~sae_lens_maira.data.study.TokenKind` values.
         studies: the studies, in the order of their tokens.
         skipped: studies that belong here but have no activations.
     """
@@ -62,11 +62,11 @@ class Block:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of all studies."""
+        """Number of tokens of all studies."""
         return len(self.token_ids)
 
     def keep(self, mask: Bool[Tensor, " n_tokens"]) -> Block:
-        """The tokens that a mask keeps, without notes on the studies."""
+        """The tokens where a mask is true; ``studies`` and ``skipped`` are left empty."""
         return Block(
             activations={name: values[mask.to(values.device)] for name, values in self.activations.items()},
             norms={name: values[mask] for name, values in self.norms.items()},

@@ -1,4 +1,4 @@
-"""What to cache: the mirror of a YAML such as `configs/cache_phantom.yaml`."""
+"""Settings of an activation cache, as in a YAML file such as ``configs/cache_phantom.yaml``."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class WriteConfig(Settings):
     """How the activations of a model are written.
 
     Args:
-        hook_names: hook points, all cached in one pass, such as ``[blocks.15.hook_resid_post]``.
-        dtype: of the stored activations.
-        context_size: cut rows to so many tokens, as training does; null keeps them whole.
-        unit_size: studies per unit, which is one file and the most that a killed run loses.
+        hook_names: hook points, such as ``[blocks.15.hook_resid_post]``; all are cached in one pass.
+        dtype: data type of the stored activations.
+        context_size: cut rows to this many tokens, as in training; null keeps whole rows.
+        unit_size: studies per unit. A unit is one file, and the most work that a killed run loses.
         max_batch_tokens: padded tokens per forward pass; a study longer than this runs alone.
         workers: threads that open and process images.
-        decode_ahead: studies that are ready or being prepared before the model asks for them.
+        decode_ahead: studies whose images are prepared ahead of the model.
         max_skipped_share: stop when more than this share of the studies cannot be used.
     """
 
@@ -50,7 +50,7 @@ class WriteConfig(Settings):
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """Of the stored activations."""
+        """Data type of the stored activations."""
         import torch
 
         return getattr(torch, self.dtype)
@@ -58,11 +58,11 @@ class WriteConfig(Settings):
 
 @dataclass(frozen=True)
 class CacheConfig(WriteConfig):
-    """One cache: of which model and studies, and how it is written.
+    """One cache: its model, its studies, and how it is written.
 
     Args:
         model: the model whose activations are cached.
-        source: where studies come from; all of them are cached, those held out of training too.
+        source: where studies come from; all of them are cached, including those held out of training.
         policy: which tokens are kept.
     """
 
@@ -75,8 +75,8 @@ def load_cache_config(path: Path, given: Mapping[str, Any] | None = None) -> Cac
     """Read a YAML file.
 
     Args:
-        path: of the file.
-        given: settings that are laid over the file's, in the same form.
+        path: the file.
+        given: settings that override the file's, in the same form.
 
     Raises:
         ConfigError: the file is missing or broken, or a setting is unknown or wrong.
@@ -86,7 +86,7 @@ def load_cache_config(path: Path, given: Mapping[str, Any] | None = None) -> Cac
 
 @dataclass(frozen=True)
 class Shard:
-    """A share of the units of work: those whose number modulo ``count`` is ``index``."""
+    """A part of the work: the units whose number modulo ``count`` is ``index``."""
 
     index: int = 0
     count: int = 1
@@ -97,10 +97,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """From ``i/n``, counted from 0.
+        """Parse ``i/n``, where i counts from 0.
 
         Raises:
-            ConfigError: it is not of that form.
+            ConfigError: the text is not of that form.
         """
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if match is None:

@@ -1,4 +1,4 @@
-"""Images are opened, hashed and processed in threads, ahead of the model: Pillow and numpy release Python's lock."""
+"""Opens, hashes and processes images in threads, ahead of the model; Pillow and NumPy release the GIL."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
 
 IMAGE_NAMES: dict[View, str] = {view: view.removesuffix("_frontal") for view in VIEWS}
-"""Short names of a study's images, as in files: ``prior`` for ``prior_frontal``."""
+"""Short names of a study's images, as files use them: ``prior`` for ``prior_frontal``."""
 
 ImageObserver = Callable[[int, Mapping[View, Image]], None]
-"""Is handed each study's index and opened images, in a thread; it must not change them."""
+"""Is called in a thread with each study's index and opened images, which it must not modify."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,8 @@ class DecodedStudy:
     """A study that is ready for the model.
 
     Args:
-        encoded: its text.
-        inputs: what the model is given of its images.
+        encoded: the study and its token ids.
+        inputs: the model's image inputs.
         images: checksums of its images, by name.
     """
 
@@ -47,7 +47,7 @@ class DecodedStudy:
 
 @dataclass(frozen=True)
 class _OpenedImage:
-    """An image that is open already."""
+    """An image that is already open."""
 
     image: Image
 
@@ -62,11 +62,11 @@ def decode_study(
 
     Args:
         encoded: the study.
-        model: for the treatment of images.
-        observer: also gets the opened images, so that nobody else has to open them.
+        model: its processor prepares the images.
+        observer: is called with the opened images, so that it need not open them again.
 
     Raises:
-        OSError: the machine is in trouble; a broken or missing image is a reason to skip the study.
+        OSError: the machine failed and may recover; a broken or missing image skips the study instead.
     """
     study = encoded.study
     opened: dict[View, Image] = {}
@@ -92,7 +92,7 @@ def decode_study(
 
 
 def hash_image(image: Image) -> str:
-    """sha256 of an image's mode, size and pixels, whatever file they came from."""
+    """SHA-256 of an image's mode, size and pixels; the file format makes no difference."""
     digest = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()
@@ -101,13 +101,13 @@ def hash_image(image: Image) -> str:
 def map_ahead(
     executor: Executor, work: Callable[[_Job], _Result], jobs: Iterator[_Job], n_ahead: int
 ) -> Iterator[tuple[_Job, _Result]]:
-    """Results in the order of the jobs, with up to ``n_ahead`` of them done or under way before they are asked for.
+    """Yield each job and its result, in order, with up to ``n_ahead`` jobs submitted in advance.
 
     Args:
-        executor: does the work.
-        work: on one job.
-        jobs: read no further than needed.
-        n_ahead: at least 1.
+        executor: runs the jobs.
+        work: the function to run on each job.
+        jobs: read lazily.
+        n_ahead: jobs submitted before their results are needed; at least 1.
     """
     waiting: deque[tuple[_Job, Future[_Result]]] = deque()
     is_over = False

@@ -1,9 +1,10 @@
-"""The form in which SAE-Lens reads cached activations by itself, with `use_cached_activations=True`.
+"""Exports a cache to the format that SAE-Lens reads itself, with ``use_cached_activations=True``.
 
 SAE-Lens wants a dataset on disk whose rows are contexts of one length: a column with the hook point's name, of shape
-(context_size, d_in), and a column ``token_ids``. Rows of studies differ in length, and padding would be trained on, so
-the kept tokens of all studies are laid end to end and cut into contexts: every context is full, a study may reach over
-several, and the last few tokens, fewer than a context, are left out. Training does not mind: SAEs see single tokens.
+(context_size, d_in), and a column ``token_ids``. Rows of studies differ in length, and SAE-Lens would train on padding.
+So the kept tokens of all studies are concatenated and cut into contexts. Every context is full, a study may span
+several, and the last tokens are left out if they do not fill a context. Training is not affected, because an SAE reads
+one token at a time.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ def export_for_sae_lens(
         hook_name: one of its hook points.
         path: a new folder.
         context_size: tokens per context; the runner's must be the same.
-        selection: which tokens are written, as for the provider.
+        selection: which tokens are written; all if None.
         show_progress: whether to show a progress bar.
 
     Returns:
-        the number of contexts; the last tokens, fewer than a context, are left out, and the log says how many.
+        the number of contexts. The log says how many tokens at the end did not fill a context and were left out.
 
     Raises:
-        CacheError: the folder holds something, the cache has no such hook point, or fewer tokens than a context.
+        CacheError: the folder is not empty, or the cache lacks the hook point or has fewer tokens than one context.
     """
     from datasets import Array2D, Dataset, Features, Value
     from datasets import Sequence as SequenceFeature
@@ -90,7 +91,7 @@ def export_for_sae_lens(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     logger.info(
-        "'%s': %d contexts of %d tokens for SAE-Lens; the last %d tokens fill none and are left out.",
+        "'%s': %d contexts of %d tokens for SAE-Lens; the last %d tokens do not fill a context and are left out.",
         path,
         n_contexts,
         context_size,

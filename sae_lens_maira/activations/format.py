@@ -1,14 +1,14 @@
-"""The cache on disk, version 1: its specification, its names, and its small files.
+"""Specification of the cache on disk, version 1; names and small files of a cache.
 
 ::
 
-    cache.json                  what the cache is: `identity`, which decides every value, and `about`, for people
+    cache.json                  what the cache is: ``identity``, which decides every value, and ``about``, for people
     units/000017.safetensors    activations of studies 17 * unit_size up to 18 * unit_size, in the order of the source
     units/000017.json           the unit's record: sha256 and size of its file, counts; a unit is done when it has one
     skipped.jsonl               studies that could not be cached, with the reason and without any of their text
     manifest.json               all records and their totals; a cache is whole once it has one
 
-Tensors of a unit with n tokens, padding never among them:
+Tensors of a unit with n tokens; there is no padding:
 
 ====================  =============  ==================================================================================
 ``<hook point>``      (n, d_in)      activations, float32, bfloat16 or float16; one tensor per hook point
@@ -23,11 +23,11 @@ The file's metadata are strings: ``format``, ``version``, ``unit``, ``cache`` (a
 (JSON: ``index``, ``study_id``, ``n_tokens`` and the content hash of each of its ``images``) and ``skipped`` (JSON:
 ``index``, ``study_id``, ``reason``, ``detail``).
 
-1. Every byte is a function of the identity and the studies: no time, no host, no order of work. That is why the
-   header of a unit's file is packed here (:mod:`.unit_file`): the safetensors library orders metadata at random.
+1. Every byte depends only on the identity and the studies, not on the time, the host or the order of work. The
+   safetensors library orders metadata at random, so :mod:`.unit_file` packs the header of a unit's file itself.
 2. Every file is written under a temporary name, synced, and renamed; a unit's record comes after its tensors.
-3. Records, ``skipped.jsonl`` and the manifest can all be computed from the units, so units made anywhere can be put
-   together by moving or linking their files.
+3. Records, ``skipped.jsonl`` and the manifest can all be computed from the units, so units made on different machines
+   can be combined by moving or linking their files.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _Record = TypeVar("_Record")
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """What a unit's file holds."""
+    """A unit's record: the checksum, size and counts of its file."""
 
     unit: int
     sha256: str
@@ -62,22 +62,22 @@ class UnitRecord:
 
 
 def unit_path(cache_path: Path, unit: int) -> Path:
-    """A unit's tensors."""
+    """Path of a unit's tensors."""
     return cache_path / UNITS_NAME / f"{unit:06d}.safetensors"
 
 
 def record_path(cache_path: Path, unit: int) -> Path:
-    """A unit's record."""
+    """Path of a unit's record."""
     return cache_path / UNITS_NAME / f"{unit:06d}.json"
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:
-    """A short name of a cache's identity."""
+    """A short hash of a cache's identity."""
     return hashlib.sha256(to_json(identity).encode()).hexdigest()[:16]
 
 
 def read_record(cache_path: Path, unit: int) -> UnitRecord | None:
-    """A unit's record; None if the unit is not done.
+    """Read a unit's record; None if the unit is not done.
 
     Raises:
         CacheError: the record is damaged.
@@ -94,7 +94,7 @@ def _read(path: Path, kind: type[_Record]) -> _Record:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """One of the cache's own JSON files.
+    """Read one of the cache's JSON files.
 
     Raises:
         FileNotFoundError: there is none.
@@ -114,7 +114,7 @@ def check_version(values: Mapping[str, Any], path: Path) -> None:
     """Refuse other formats and other versions.
 
     Raises:
-        CacheError: naming format or version.
+        CacheError: the message names the format or version.
     """
     if values.get("format") != FORMAT:
         raise CacheError(f"'{path}' is no file of a cache of activations.")
@@ -125,7 +125,7 @@ def check_version(values: Mapping[str, Any], path: Path) -> None:
 
 
 def remove_unfinished(cache_path: Path, units: Container[int]) -> None:
-    """Remove what killed processes left of units' files."""
+    """Remove unfinished files of units, left by killed processes."""
     for leftover in (cache_path / UNITS_NAME).glob(".*.tmp"):
         number = leftover.name[1:].split(".")[0]
         if number.isdigit() and int(number) in units:

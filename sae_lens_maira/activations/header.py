@@ -1,4 +1,4 @@
-"""A cache's header: what decides its values, written down when it is made and compared when it is used."""
+"""A cache's header: what determines its values, written when the cache is made and checked when it is used."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def make_header(model: HookedVisionLanguageModel, settings: WriteConfig, about: 
     """The header of a cache of a model's studies.
 
     Args:
-        model: with its studies and token policy.
+        model: a model bound to studies and a token policy.
         settings: how to cache.
-        about: further notes for people; they decide nothing.
+        about: further notes for people, which affect nothing.
     """
     described = describe_model(model)
     identity = {
@@ -39,7 +39,7 @@ def make_header(model: HookedVisionLanguageModel, settings: WriteConfig, about: 
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The header of the cache in a folder.
+    """Read the header of the cache in a folder.
 
     Raises:
         CacheNotFound: there is no cache.
@@ -57,15 +57,15 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def check_same(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Compare a cache's identity with the one wanted, in the entries that the one wanted has.
+    """Compare a cache's identity with the expected one, in the entries that the expected one has.
 
     Args:
-        path: of the cache, for the message.
+        path: the cache's folder, for the error message.
         theirs: the cache's identity.
-        ours: the identity wanted, or a part of it.
+        ours: the expected identity, or a part of it.
 
     Raises:
-        CacheMismatch: naming what differs.
+        CacheMismatch: the message names what differs.
     """
     left, right = _flat(theirs), _flat(ours)
     differences = [
@@ -79,7 +79,7 @@ def check_cache_fits(path: Path, identity: Mapping[str, Any], model: HookedVisio
     """Check that a cache was made with a model, its token policy and its studies.
 
     Raises:
-        CacheMismatch: naming what differs.
+        CacheMismatch: the message names what differs.
     """
     check_same(path, identity, {**_model_identity(model, describe_model(model)), **_source_identity(model)})
 

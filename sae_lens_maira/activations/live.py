@@ -1,11 +1,12 @@
-"""Activations from the model: the one loop that runs it over studies.
+"""Activations from the model: the loop that runs it over studies.
 
-1. A thread encodes the texts of the blocks that come next and puts their studies into batches (:mod:`.plan`).
-2. Threads open and process the images of the studies that come next (:mod:`.decode_ahead`).
-3. The model runs up to the layer of the highest hook point; the kept tokens' activations are taken out and put where
-   the order of the source wants them.
+1. A thread tokenizes the studies of the next blocks and groups them into batches (:mod:`.plan`).
+2. Threads open and process the images of the next studies (:mod:`.decode_ahead`).
+3. The model runs up to the layer of the last hook point. The activations of the kept tokens are stored in the order of
+   the source.
 
-Only SAE-Lens's store, which shuffles rows while an SAE trains, runs the model by itself.
+All code that needs activations uses this loop, except SAE-Lens's store: it shuffles rows while an SAE trains, and runs
+the model itself.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class StudyProgress:
     """A progress bar over studies.
 
     Args:
-        description: what is done with them.
-        n_done: studies that were done before.
+        description: the bar's label.
+        n_done: studies done by earlier runs.
         shown: whether the bar is shown.
     """
 
@@ -55,7 +56,7 @@ class StudyProgress:
 
 @dataclass(frozen=True)
 class _Job:
-    """One study of a batch of a block; a block without usable studies is one job, whose ``encoded`` is None."""
+    """One study of a batch. A block without usable studies is a single job whose ``encoded`` is None."""
 
     plan: BlockPlan
     batch: int
@@ -65,21 +66,21 @@ class _Job:
 class LiveActivations:
     """Activations of studies from the model, in blocks: an :class:`~.stream.ActivationStream`.
 
-    The study at index i belongs to block ``i // block_size``, so that the batches, and with them the last digits of
-    activations, do not depend on where a stream starts or ends.
+    The study at index i belongs to block ``i // block_size``. Batches, which affect the last digits of activations,
+    therefore do not depend on where a stream starts or ends.
 
     Args:
-        model: to run, with its token policy.
-        hook_names: hook points in the model's blocks, all read in one pass.
-        studies: read by index; the model's if None.
-        indices: studies to run, ascending; all if None.
-        context_size: cut rows to this many tokens, as training does; None keeps them whole.
-        dtype: of the activations in blocks.
+        model: the model to run; its token policy decides which tokens are kept.
+        hook_names: hook points of the model's blocks; all are read in one pass.
+        studies: the studies, read by index; the model's own if None.
+        indices: indices of the studies to run, ascending; all if None.
+        context_size: cut rows to this many tokens, as in training; None keeps whole rows.
+        dtype: data type of the activations in blocks.
         block_size: studies per block.
         max_batch_tokens: padded tokens per forward pass; a study longer than this runs alone.
         workers: threads that open and process images.
-        decode_ahead: studies that are ready or being prepared before the model asks for them.
-        observer: also gets every study's opened images.
+        decode_ahead: studies whose images are prepared ahead of the model.
+        observer: is called with every study's opened images.
         progress: the progress bar; None shows none.
 
     Raises:
@@ -115,11 +116,11 @@ class LiveActivations:
         return self.blocks()
 
     def blocks(self) -> Generator[Block, None, None]:
-        """Run the model. Close the generator to stop early at once, with its threads.
+        """Run the model. Closing the generator stops the run and its threads.
 
         Raises:
             CacheError: ``dtype`` cannot hold the activations.
-            Interrupted: Ctrl-C, answered between two batches.
+            Interrupted: Ctrl-C was pressed; the run stops between two batches.
         """
         progress = self._progress
         with ExitStack() as stack:
@@ -176,7 +177,7 @@ class LiveActivations:
 
 
 class _UnfinishedBlock:
-    """Collects a block: studies arrive in the order of batches and are put in the order of the source."""
+    """Collects one block: studies arrive in batch order and are stored in source order."""
 
     def __init__(self, plan: BlockPlan, hook_names: Sequence[str], d_in: int, dtype: torch.dtype) -> None:
         self._in_order = plan.in_order
@@ -192,7 +193,7 @@ class _UnfinishedBlock:
         self.skipped: list[SkippedStudy] = list(plan.skipped)
 
     def add(self, study: DecodedStudy, activations: dict[str, Tensor]) -> None:
-        """Put a study's activations where they belong; a study whose activations are not finite is skipped.
+        """Store a study's activations; a study is skipped if any of them is not finite.
 
         Raises:
             CacheError: the block's dtype cannot hold them.
@@ -210,13 +211,13 @@ class _UnfinishedBlock:
                 dtype = str(stored.dtype).removeprefix("torch.")
                 raise CacheError(
                     f"Activations at {name} reach {values.abs().max():.3g}, which {dtype} cannot hold; choose "
-                    "cache.dtype bfloat16 or float32."
+                    "dtype bfloat16 or float32."
                 )
             self._norms[name][self._places[encoded.index]] = norms
         self._images[encoded.index] = study.images
 
     def finish(self) -> Block:
-        """The block, without the places of studies that were skipped."""
+        """The block, without the studies that were skipped."""
         kept = [study for study in self._in_order if study.index in self._images]
         activations, norms = self._activations, self._norms
         if len(kept) < len(self._in_order):
@@ -244,7 +245,7 @@ def check_hook_names(model: HookedVisionLanguageModel, hook_names: Sequence[str]
     """Refuse hook points that do not exist, or that have no activations at the kept tokens.
 
     Raises:
-        CacheError: naming the hook point.
+        CacheError: the message names the hook point.
     """
     for name in hook_names:
         model.check_hook_name(name)

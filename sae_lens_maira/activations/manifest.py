@@ -1,4 +1,4 @@
-"""From units to a whole cache: what is done, the manifest, the list of skipped studies, and caches made in shards."""
+"""From units to a whole cache: finished units, the manifest, the list of skipped studies, and merging of shards."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ logger = logging.getLogger(__name__)
 
 
 def count_units(identity: Mapping[str, Any]) -> int:
-    """Units of a cache."""
+    """Number of units of a whole cache."""
     return -(-identity["n_studies"] // identity["unit_size"])
 
 
 def done_units(path: Path, units: Sequence[int]) -> dict[int, UnitRecord]:
-    """Records of those of the units that are done; a record without its whole file does not count."""
+    """Records of the finished units; a record does not count if its file is missing or has another size."""
     found: dict[int, UnitRecord] = {}
     for unit in units:
         record = read_record(path, unit)
@@ -56,7 +56,7 @@ def read_skipped(path: Path, units: Sequence[int]) -> list[SkippedStudy]:
 
 
 def describe_skipped(skipped: Sequence[SkippedStudy]) -> str:
-    """Counts by reason."""
+    """Number of skipped studies for each reason, as text."""
     counts = Counter(study.reason for study in skipped)
     return ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "none"
 
@@ -94,18 +94,18 @@ def finish(path: Path) -> dict[str, Any] | None:
 
 
 def merge_caches(parts: Sequence[Path], path: Path) -> dict[str, Any]:
-    """Put caches made by shards together; tensors are linked, not rewritten, where the file system can.
+    """Merge caches made by shards; files are hard-linked where the file system allows it, else copied.
 
     Args:
-        parts: caches of the same identity, with units of their own.
-        path: the whole cache; it may be one of the parts.
+        parts: caches of the same identity that hold different units.
+        path: folder of the merged cache; it may be one of the parts.
 
     Returns:
         the manifest.
 
     Raises:
         CacheMismatch: a part has another identity.
-        CacheError: units are missing in all parts.
+        CacheError: a unit is in none of the parts.
     """
     header = read_header(parts[0])
     for part in parts[1:]:

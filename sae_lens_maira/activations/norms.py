@@ -1,4 +1,4 @@
-"""Activation norms by kind of token: attention sinks have norms far above the median and ruin SAE training."""
+"""Activation norms by kind of token. Attention sinks have norms far above the median, and they ruin SAE training."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class KindNorms:
     """Norms of one kind of token.
 
     Args:
-        n_tokens: how many were measured.
-        median: of their norms.
-        largest: of their norms.
-        share_far: share of them with more than ``multiple`` times the median over all kinds.
+        n_tokens: number of tokens that were measured.
+        median: median norm.
+        largest: largest norm.
+        share_far: share of the tokens whose norm is more than ``multiple`` times the median over all kinds.
     """
 
     n_tokens: int
@@ -36,13 +36,13 @@ class ActivationNorms:
     """Norms at one hook point.
 
     Args:
-        hook_name: where they were measured.
-        median: over all tokens.
-        multiple: a norm of more than this many medians is far above the median.
-        share_far: share of all tokens whose norm is.
+        hook_name: the hook point.
+        median: median norm of all tokens.
+        multiple: a norm is far above the median if it is more than this many times the median.
+        share_far: share of all tokens whose norm is far above the median.
         mean_to_std: norm of the mean activation over the root mean square distance from it. Large values predict
             features that die early; mean-centering helps.
-        by_kind: the same for each kind of token.
+        by_kind: norms of each kind of token.
     """
 
     hook_name: str
@@ -53,7 +53,7 @@ class ActivationNorms:
     by_kind: dict[str, KindNorms]
 
     def describe(self) -> str:
-        """A small table."""
+        """A small table, as text."""
         lines = [
             f"{self.hook_name}: median norm {self.median:.3g}, {self.share_far:.2%} of tokens over {self.multiple:g} "
             f"times that, |mean| / |std| {self.mean_to_std:.2f}"
@@ -94,15 +94,15 @@ def summarize_norms(
 def measure_norms(
     stream: Iterable[Block], *, multiple: float = 100.0, selection: TokenSelection | None = None
 ) -> dict[str, ActivationNorms]:
-    """Norms at every hook point of a stream, which should be short: all of its activations are held in memory.
+    """Measure norms at every hook point of a short stream; all of its activations are held in memory.
 
     Args:
         stream: a few studies' activations.
-        multiple: a norm of more than this many medians is far above the median.
+        multiple: a norm is far above the median if it is more than this many times the median.
         selection: which tokens are measured; all if None.
 
     Returns:
-        norms by hook point; nothing if there are no tokens.
+        norms by hook point; empty if there are no tokens.
     """
     selection = selection or TokenSelection()
     activations: dict[str, list[Tensor]] = {}

@@ -1,10 +1,10 @@
 """Batches of studies of similar length.
 
-A batch is a function of its block's studies alone, never of what was done before: the last digits of an activation
-depend on what it was batched with.
+A batch depends only on the studies of its block, not on what earlier runs have done. This matters because the last
+digits of an activation depend on the other studies in the batch.
 
-1. The texts of a block's studies are encoded; studies that cannot be used are skipped, with the reason.
-2. The others are sorted by prompt length, and cut where one more study would exceed the token budget.
+1. The texts of a block's studies are tokenized; studies that cannot be used are skipped, and the reason is recorded.
+2. The others are sorted by prompt length, and a batch ends where one more study would exceed the token budget.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Planner:
     """Encodes studies and puts them into batches.
 
     Args:
-        model: for its token policy and length.
+        model: provides the tokenizer, the token policy and the context length.
         studies: read by index.
-        context_size: cut rows to this many tokens; None keeps them whole.
+        context_size: cut rows to this many tokens; None keeps whole rows.
         max_batch_tokens: padded tokens per forward pass; a study longer than this runs alone.
     """
 
@@ -94,7 +94,7 @@ class Planner:
         except (ValueError, OSError, LookupError) as error:
             if is_passing_trouble(error):
                 raise
-            # The message may quote the study.
+            # The error's message may quote the report.
             return SkippedStudy(index, None, "unreadable study", type(error).__name__)
         if self._model.policy.text == "findings" and not study.findings:
             return SkippedStudy(index, study.study_id, "no findings")

@@ -1,12 +1,12 @@
 """Batches of cached activations for SAE-Lens's trainers.
 
-1. A :class:`~.selection.TokenSelection` says which tokens take part; their numbers are kept, 4 bytes per token.
-2. :class:`~.shuffle.GlobalShuffle` says which come next. Batches are consecutive pieces of the epochs' orders; a batch
-   that reaches the end of an epoch goes on with the next, so every token comes once per epoch.
-3. A batch is gathered from the memory maps in storage order: the order within a batch means nothing to training, and
-   reading upwards is faster.
+1. A :class:`~.selection.TokenSelection` selects tokens. Their indices are held in memory, 4 bytes per token.
+2. :class:`~.shuffle.GlobalShuffle` orders them. Batches are consecutive pieces of this order. A batch that reaches the
+   end of an epoch continues with the next epoch, so every token is used once per epoch.
+3. A batch is gathered from the memory maps in storage order, which is faster to read. The order within a batch does not
+   matter for training.
 
-The place in the data is an epoch and a number, so saving and restoring it costs nothing.
+The position in the data is an epoch and a number of tokens, so saving and restoring it costs nothing.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from sae_lens_maira.buffers import BufferPool
 from sae_lens_maira.errors import CacheError, DataExhausted
 
 RUNS_ABOVE_BYTES = 16 << 30
-"""Larger caches are read in runs of ``RUN_BYTES``; a uniformly random order would read each page many times over."""
+"""Larger caches are read in runs of ``RUN_BYTES``; a uniformly random order would read each page many times."""
 RUN_BYTES = 256 << 10
 WINDOW_BYTES = 1 << 30
 
 
 class _CachedTokens:
-    """The selected tokens of a cache at some hook points, their order, and gathering of batches.
+    """Selects, orders and gathers the tokens of a cache at one or more hook points.
 
     Args:
         cache: a whole cache.
-        hook_names: one of its hook points, or several.
+        hook_names: one or more of its hook points.
         batch_size: tokens per batch.
-        selection: which tokens take part; all if None.
-        seed: decides the order.
+        selection: which tokens are used; all if None.
+        seed: determines the order.
         dtype, device: of the batches.
-        run_length, window_bytes: see :mod:`~sae_lens_maira.activations.shuffle`; by default the order is uniformly
-            random up to 16 GiB, and made of runs of 256 KiB above.
+        run_length, window_bytes: see :mod:`~sae_lens_maira.activations.shuffle`. By default the order is uniformly
+            random for up to 16 GiB of selected activations, and made of runs of 256 KiB for more.
 
     Attributes:
         hook_names: hook points that are read.
-        epoch: number of the epoch that is being served.
-        place: tokens of this epoch that have been served.
+        epoch: number of the current epoch, counted from 0.
+        place: number of tokens of this epoch that have been served.
         mean_norms: mean norm of the selected activations at each hook point.
 
     Raises:
         CacheError: there is no such hook point, or the cache is damaged.
-        DataExhausted: the selection leaves nothing.
+        DataExhausted: the selection leaves no token.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class _CachedTokens:
     def _select(
         self, cache: ActivationCache, selection: TokenSelection
     ) -> tuple[Integer[np.ndarray, " n_tokens"], dict[str, float]]:
-        """Numbers of the selected tokens in the cache's storage order, and their mean norms."""
+        """Indices of the selected tokens in storage order, and their mean norm at each hook point."""
         dtype = np.uint32 if self._starts[-1] < 2**32 else np.uint64
         tokens: list[np.ndarray] = [np.empty(0, dtype=dtype)]
         sums = dict.fromkeys(self.hook_names, 0.0)
@@ -117,11 +117,11 @@ class _CachedTokens:
 
     @property
     def scaling_factors(self) -> dict[str, float]:
-        """What normalizes the selected activations at each hook point to a mean norm of the root of ``d_in``."""
+        """Factors that scale the selected activations at each hook point to a mean norm of ``d_in**0.5``."""
         return {name: self.d_in**0.5 / norm for name, norm in self.mean_norms.items()}
 
     def next_tokens(self) -> Integer[np.ndarray, " batch"]:
-        """Numbers of the tokens of the next batch in the cache's storage order, ascending; moves on."""
+        """Take the next batch: the indices of its tokens in storage order, ascending."""
         wanted, pieces = self.batch_size, []
         while wanted:
             stop = min(self.place + wanted, self.n_tokens)
@@ -137,8 +137,8 @@ class _CachedTokens:
         """Activations at one hook point.
 
         Args:
-            hook_name: one of those that were asked for.
-            tokens: numbers in the cache's storage order, ascending, ``batch_size`` of them at the most.
+            hook_name: one of ``hook_names``.
+            tokens: indices in storage order, ascending, at most ``batch_size`` of them.
         """
         found = self._memory.empty((len(tokens), self.d_in), self.dtype)
         stored = found if found.dtype == self._stored.dtype else self._stored[: len(tokens)]
@@ -152,7 +152,7 @@ class _CachedTokens:
         return found.to(self.device)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The place in the data, and what tells whether another provider has the same order."""
+        """The position in the data, and a checksum of the order to compare with another provider's."""
         values = {
             "epoch": self.epoch,
             "place": self.place,
@@ -162,10 +162,10 @@ class _CachedTokens:
         return {f"cached_activations.{name}": torch.tensor(value) for name, value in values.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a saved place.
+        """Continue from a saved position.
 
         Raises:
-            CacheError: the state is of other tokens or another order.
+            CacheError: the state belongs to other tokens or to another order.
         """
         try:
             epoch, place, n_tokens, order = (
@@ -183,7 +183,7 @@ class _CachedTokens:
         self.epoch, self.place = epoch, place
 
     def _read_ahead(self) -> None:
-        """Ask the operating system for this window and the next."""
+        """Ask the operating system to read this window and the next one into memory."""
         if self._reader is None:
             return
         now = (self.epoch, self.order.window_at(self.epoch, self.place))
@@ -235,7 +235,7 @@ class CachedActivations(_CachedTokens, Iterator[Tensor]):
 
     @property
     def scaling_factor(self) -> float:
-        """What SAE-Lens's ``expected_average_only_in`` estimates from batches, exactly and without using any up."""
+        """The factor that SAE-Lens's ``expected_average_only_in`` estimates from batches, but exact."""
         return self.scaling_factors[self.hook_name]
 
     def __next__(self) -> Float[Tensor, "batch d_in"]:

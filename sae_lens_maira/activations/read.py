@@ -17,15 +17,15 @@ from sae_lens_maira.errors import CacheError
 
 
 class ActivationCache:
-    """A whole cache, which is an :class:`~.stream.ActivationStream`; open one with :meth:`open`.
+    """A whole cache, as an :class:`~.stream.ActivationStream`; open one with :meth:`open`.
 
     Attributes:
         path: its folder.
-        identity: what decides its values; see :func:`~sae_lens_maira.activations.header.make_header`.
-        description: the same with what is noted for people beside it: model, revision, source.
+        identity: what determines its values; see :func:`~sae_lens_maira.activations.header.make_header`.
+        description: the identity, and notes for people: model, revision, source.
         hook_names: hook points that it holds.
         d_in: width of its activations.
-        n_tokens, n_studies: what it holds; skipped studies are not counted.
+        n_tokens, n_studies: number of tokens and studies; skipped studies are not counted.
     """
 
     def __init__(self, path: Path, header: dict[str, Any], manifest: dict[str, Any]) -> None:
@@ -42,11 +42,11 @@ class ActivationCache:
 
     @classmethod
     def open(cls, path: Path | str) -> ActivationCache:
-        """Open a whole cache; its checksums are left to :func:`~sae_lens_maira.activations.verify.verify_cache`.
+        """Open a whole cache; :func:`~sae_lens_maira.activations.verify.verify_cache` checks its checksums.
 
         Raises:
             FileNotFoundError: there is no cache.
-            CacheError: it is damaged, or units are missing.
+            CacheError: the cache is damaged, or units are missing.
         """
         path = Path(path)
         header = read_header(path)
@@ -65,7 +65,7 @@ class ActivationCache:
         """All units that hold tokens, in order.
 
         Raises:
-            CacheError: a unit is missing or damaged, or of another cache.
+            CacheError: a unit is missing or damaged, or belongs to another cache.
         """
         for number in range(self.n_units):
             unit = MappedUnit(unit_path(self.path, number))
@@ -94,7 +94,7 @@ class ActivationCache:
         """Refuse a hook point that was not cached.
 
         Raises:
-            CacheError: naming those that were.
+            CacheError: the message names those that were cached.
         """
         if hook_name not in self.hook_names:
             raise CacheError(f"The cache '{self.path}' has no '{hook_name}'; it has {', '.join(self.hook_names)}.")

@@ -1,4 +1,4 @@
-"""Which tokens take part in training: one rule for activations from the model and from a cache."""
+"""Which tokens are trained on: one rule for activations from the model and from a cache."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ N_MEASURED_STUDIES = 64
 
 @dataclass(frozen=True)
 class TokenSelection:
-    """Which tokens take part.
+    """Conditions that a token must meet to be selected.
 
     Args:
         kinds: kinds of tokens; None for all.
-        n_studies: studies at the start of the source; None for all.
-        context_size: tokens at the start of each row; None for all.
+        n_studies: select only from this many studies at the start of the source; None for all.
+        context_size: select only from this many tokens at the start of each row; None for all.
         study_token: include the study token, which is the frontal image's last token.
         norm_limits: leave out a token whose norm at any of these hook points is larger than its limit, as found by
             :func:`with_norm_limits`.
@@ -38,7 +38,7 @@ class TokenSelection:
     norm_limits: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, block: Block) -> Bool[Tensor, " n_tokens"]:
-        """Which tokens of a block take part."""
+        """Mask of a block's selected tokens."""
         selected = torch.ones(block.n_tokens, dtype=torch.bool, device=block.position.device)
         if self.kinds is not None:
             kinds = torch.tensor([int(kind) for kind in self.kinds], dtype=torch.uint8, device=block.kind.device)
@@ -55,7 +55,7 @@ class TokenSelection:
 
 
 def measured_studies(selection: TokenSelection) -> TokenSelection:
-    """The same selection among the first studies only, whose norms are measured."""
+    """The same selection, limited to the first studies: those whose norms are measured."""
     n_studies = selection.n_studies
     n_measured = N_MEASURED_STUDIES if n_studies is None else min(n_studies, N_MEASURED_STUDIES)
     return replace(selection, n_studies=n_measured)
@@ -72,8 +72,8 @@ def with_norm_limits(
     Args:
         selection: the other conditions.
         stream: at least the first studies.
-        hook_names: hook points at each of which the norm is limited.
-        max_norm_multiple: the limit, in medians.
+        hook_names: hook points; the norm is limited at each of them.
+        max_norm_multiple: the limit, as a multiple of the median.
     """
     few = measured_studies(selection)
     assert few.n_studies is not None

@@ -1,4 +1,4 @@
-"""Which token comes when: every token once per epoch, in an order that a seed decides.
+"""The order of tokens: every token once per epoch, in an order that a seed determines.
 
 1. The selected tokens, in storage order, are cut into runs of ``run_length`` tokens.
 2. The runs are put into a uniformly random order, a new one each epoch, and cut into windows of ``window`` tokens.
@@ -6,7 +6,7 @@
 
 With ``run_length`` 1 the result is a uniformly random permutation of all tokens, and windows do not matter. With longer
 runs it is not: tokens of one run always share a window, so each batch is a simple random sample of its window, and the
-window a simple random sample of the runs. In return, disks are read in pieces of a run.
+window is a simple random sample of the runs. In return, the disk is read one whole run at a time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Epoch:
 
     Args:
         number: counted from 0.
-        runs: numbers of runs, in order.
-        window_starts: place in the epoch of the first token of each window, and the number of tokens at the end.
+        runs: numbers of the runs, in the epoch's order.
+        window_starts: position in the epoch of each window's first token; the last entry is the number of tokens.
     """
 
     number: int
@@ -38,10 +38,10 @@ class GlobalShuffle:
     """The order of tokens over epochs.
 
     Args:
-        n_tokens: how many there are.
-        seed: decides the order.
-        run_length: tokens that stay in one window.
-        window: tokens that are mixed with each other, at least one run.
+        n_tokens: number of tokens.
+        seed: determines the order.
+        run_length: number of neighboring tokens that stay in one window.
+        window: number of tokens that are mixed with each other, at least one run.
     """
 
     def __init__(self, n_tokens: int, seed: int, run_length: int = 1, window: int = 1 << 20) -> None:
@@ -71,7 +71,7 @@ class GlobalShuffle:
         return self._epoch
 
     def take(self, epoch: int, start: int, stop: int) -> Integer[np.ndarray, " n_tokens"]:
-        """Numbers of the tokens at places ``start`` to ``stop`` of an epoch."""
+        """Indices of the tokens at positions ``start`` to ``stop`` of an epoch."""
         starts = self.epoch(epoch).window_starts
         pieces: list[np.ndarray] = []
         while start < stop:
@@ -82,17 +82,17 @@ class GlobalShuffle:
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
 
     def window_at(self, epoch: int, place: int) -> int:
-        """The number of the window that a place of an epoch lies in."""
+        """The number of the window that contains a position of an epoch."""
         return int(np.searchsorted(self.epoch(epoch).window_starts, place, side="right")) - 1
 
     def runs_of(self, epoch: int, window: int) -> list[range]:
-        """The tokens of a window as ranges; none if there is no such window."""
+        """The tokens of a window, as ranges of indices; empty if there is no such window."""
         runs = self.epoch(epoch).runs[window * self.runs_per_window : (window + 1) * self.runs_per_window]
         starts = np.sort(runs).astype(np.int64) * self.run_length
         return [range(start, min(start + self.run_length, self.n_tokens)) for start in starts.tolist()]
 
     def checksum(self, epoch: int) -> int:
-        """A number that tells one order from another."""
+        """A checksum of an epoch's order."""
         first = self.take(epoch, 0, min(self.n_tokens, 4096))
         return zlib.crc32(first.astype("<i8").tobytes())
 

@@ -1,4 +1,4 @@
-"""What readers of activations ask for: blocks in the order of the source, whoever makes them.
+"""What readers of activations need: blocks in the order of the source, from the model or from a cache.
 
 :class:`~sae_lens_maira.activations.live.LiveActivations` runs the model, and
 :class:`~sae_lens_maira.activations.read.ActivationCache` reads a cache.
@@ -25,7 +25,7 @@ class ActivationStream(Protocol):
 
 
 def until_study(blocks: Iterable[Block], n_studies: int) -> Iterator[Block]:
-    """The blocks at the start of a stream that hold studies below an index; the last one may hold later ones too."""
+    """The first blocks of a stream, up to the one with the last of the first ``n_studies`` studies."""
     for block in blocks:
         if block.n_tokens and int(block.study_index[0]) >= n_studies:
             return

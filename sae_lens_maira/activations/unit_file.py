@@ -51,7 +51,7 @@ class UnitContents:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of all studies."""
+        """Number of tokens of all studies."""
         return sum(study.n_tokens for study in self.studies)
 
 
@@ -76,7 +76,7 @@ def write_unit(cache_path: Path, unit: int, cache: str, block: Block) -> UnitRec
         "studies": json.dumps([asdict(study) for study in block.studies], sort_keys=True),
         "skipped": json.dumps([asdict(study) for study in block.skipped], sort_keys=True),
     }
-    # Wide types first, so that each tensor starts at a multiple of its items' size.
+    # Wide types first, so that each tensor starts at a multiple of its element size.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
@@ -123,7 +123,7 @@ def _pieces(header: bytes, tensors: Sequence[Tensor]) -> Iterator[Any]:
 
 
 def read_contents(path: Path) -> UnitContents:
-    """The header of a unit's file.
+    """Read the header of a unit's file.
 
     Raises:
         CacheError: the file is missing or damaged.
@@ -154,7 +154,7 @@ def read_contents(path: Path) -> UnitContents:
 
 
 class MappedUnit:
-    """A unit's tensors in memory maps; pages are read when they are touched, and no file stays open."""
+    """A unit's tensors in memory maps; pages are read on first access, and no file stays open."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -178,7 +178,7 @@ class MappedUnit:
         )
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor, as stored. It must not be written to.
+        """A tensor, as stored. It must not be modified.
 
         Raises:
             CacheError: the file has no such tensor, or is cut short.

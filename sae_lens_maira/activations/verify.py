@@ -27,14 +27,14 @@ from sae_lens_maira.files import hash_file
 
 
 def verify_cache(path: Path, *, show_progress: bool = True) -> list[str]:
-    """Read a cache through.
+    """Read every file of a cache and check it.
 
     Args:
-        path: its folder; it may be unfinished, then only the units that are done are read.
+        path: its folder. Of an unfinished cache, only the finished units are read.
         show_progress: whether to show a progress bar.
 
     Returns:
-        one sentence for each file that is not as it was written.
+        one sentence for each file that is damaged or does not match the others.
 
     Raises:
         FileNotFoundError: there is no cache.

@@ -1,8 +1,8 @@
-"""Writes a cache: the model runs once over its studies, and the work can be resumed at any moment.
+"""Writes a cache: the model runs once over its studies, and an interrupted run can be resumed at any point.
 
-:class:`~.live.LiveActivations` makes the blocks. A thread hashes and writes the unit that was finished last, while the
-model goes on. A unit's file is a function of its range of studies, so units can be made on any machines, in any order:
-:func:`make_unit` and :func:`~.unit_file.write_unit` are all that a scheduler of another kind needs.
+:class:`~.live.LiveActivations` makes the blocks. A thread hashes and writes each unit while the model computes the next
+one. A unit's file depends only on its range of studies, so units can be made on any machine and in any order: another
+scheduler needs only :func:`make_unit` and :func:`~.unit_file.write_unit`.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ logger = logging.getLogger(__name__)
 
 _N_SAMPLED_STUDIES = 64
 _BYTES_BESIDE = 13
-"""Token id, study index, position and kind."""
+"""Bytes per token of token id, study index, position and kind."""
 
 
 @dataclass(frozen=True)
 class CachingReport:
-    """What a run leaves behind.
+    """The result of a run.
 
     Args:
         path: the cache's folder.
-        n_studies, n_tokens: of this shard, those of earlier runs included.
+        n_studies, n_tokens: totals of this shard, earlier runs included.
         skipped: this shard's skipped studies.
         is_whole: whether all shards are done.
     """
@@ -76,20 +76,20 @@ def write_cache(
     about: Mapping[str, Any] | None = None,
     show_progress: bool = True,
 ) -> CachingReport:
-    """Cache the activations of a model's studies, or go on where an earlier run stopped.
+    """Cache the activations of a model's studies, or continue where an earlier run stopped.
 
     Args:
-        model: with its studies and token policy.
+        model: a model bound to studies and a token policy.
         path: the cache's folder.
         settings: how to cache.
-        shard: which share of the units to do; all if None. Shards may use one folder, or be merged later.
+        shard: which units to make; all if None. Shards may share a folder, or be merged later.
         about: further notes for people in the cache's header.
         show_progress: whether to show a progress bar.
 
     Raises:
-        CacheMismatch: the folder holds a cache made with something else.
+        CacheMismatch: the folder holds a cache of another model, source or settings.
         CacheError: too many studies cannot be used, the disk is full, or ``settings.dtype`` cannot hold the values.
-        Interrupted: Ctrl-C; the next run goes on.
+        Interrupted: Ctrl-C was pressed; the next run continues.
     """
     header = _open_or_start(model, path, settings, about or {})
     units = (shard or Shard()).of(count_units(header["identity"]))
@@ -117,10 +117,10 @@ def write_cache(
 
 
 def make_unit(model: HookedVisionLanguageModel, settings: WriteConfig, unit: int) -> Block:
-    """The activations of one unit, which depend on nothing but the arguments; an unusable study is skipped.
+    """The activations of one unit. They depend only on the arguments; studies that cannot be used are skipped.
 
     Args:
-        model: with its studies and token policy.
+        model: a model bound to studies and a token policy.
         settings: how to cache.
         unit: the unit's number.
 
@@ -193,7 +193,7 @@ def _announce(model: HookedVisionLanguageModel, path: Path, settings: WriteConfi
 
 
 def _tokens_per_study(model: HookedVisionLanguageModel, settings: WriteConfig) -> float:
-    """Estimated from a sample, evenly spaced over the source."""
+    """Estimate from a sample of studies, evenly spaced over the source."""
     studies = model.studies
     planner = Planner(model, studies, settings.context_size, settings.max_batch_tokens)
     plan = planner.plan(range(0, len(studies), -(-len(studies) // _N_SAMPLED_STUDIES)))
@@ -217,7 +217,7 @@ def _write_units(
     done: Mapping[int, UnitRecord],
     show_progress: bool,
 ) -> None:
-    """Write the units that are not done, one while the next is made."""
+    """Write the units that are not done, each while the next one is computed."""
     todo = [unit for unit in units if unit not in done]
     n_studies = len(model.studies)
     n_done, n_todo = (sum(len(_studies_of_unit(u, settings, n_studies)) for u in part) for part in (done, todo))

@@ -1,1 +1,1 @@
-"""What is known of every feature: where it fires, how strongly, with what, and which labels it matches."""
+"""Data about every feature: where it fires, how strongly, with which other features, and the labels that it matches."""

@@ -1,4 +1,4 @@
-"""Which features fire at each token: the SAE on recorded activations, as sae-dashboard runs it."""
+"""Which features fire at each token: runs the SAE on recorded activations, as sae-dashboard does."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _DENSE_ENTRIES = 1 << 23
 def folded_copy(sae: Any) -> Any:
     """A copy whose decoder rows have norm 1, with the encoder and thresholds scaled to match.
 
-    sae-dashboard and Neuronpedia show activations in this scale, which makes features comparable. The SAE that is
-    given stays as it is.
+    sae-dashboard and Neuronpedia show activations in this scale, which makes features comparable. The given SAE is not
+    changed.
     """
     folded = copy.deepcopy(sae).eval()
     folded.fold_W_dec_norm()
@@ -33,9 +33,9 @@ def encode(folded: Any, recording: Recording, folder: Path, *, show_progress: bo
     """Feature activations of every token, as a sparse matrix (n_tokens, d_sae).
 
     Args:
-        folded: as :func:`folded_copy` gives it.
-        recording: of the hook point that the SAE was trained on.
-        folder: for the result.
+        folded: the SAE, as :func:`folded_copy` returns it.
+        recording: a recording at the SAE's hook point.
+        folder: where the matrix is written.
         show_progress: whether to show a progress bar.
     """
     d_sae = int(folded.cfg.d_sae)

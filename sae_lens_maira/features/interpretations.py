@@ -1,7 +1,7 @@
-"""Descriptions of features as one tidy table (feature, text, score), whatever the columns were called.
+"""Descriptions of features as one tidy table (feature, text, score), read from files with various column names.
 
-Reads CSV, TSV, JSON (a list of objects, or an object by feature), JSON lines and Parquet. Columns are recognised by
-name; when the feature or the text cannot be told, the error says which columns were found.
+Reads CSV, TSV, JSON (a list of objects, or an object by feature), JSON lines and Parquet. Columns are recognized by
+name; if there is no column of features or of texts, the error lists the columns that were found.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NOT_TABLES = ("config.json", "cfg.json", "runner_cfg.json")
 
 @dataclass(frozen=True)
 class Interpretation:
-    """What one feature stands for, and how well that held up (None where it was not scored)."""
+    """What one feature stands for, and the score of this description (None if it was not scored)."""
 
     feature: int
     text: str
@@ -40,7 +40,7 @@ class Interpretation:
 
 
 def find_tables(names: Sequence[str]) -> list[str]:
-    """Of these file names, those that look like tables of interpretations."""
+    """The file names that look like tables of interpretations."""
     tables = [
         name
         for name in names
@@ -57,7 +57,7 @@ def read_interpretations(path: str | Path, n_features: int | None = None) -> lis
         n_features: when given, features must be below it.
 
     Raises:
-        SaeFormatError: what was found instead.
+        SaeFormatError: the file is not such a table; the message says what was found instead.
     """
     path = Path(path)
     if not path.exists():
@@ -70,7 +70,7 @@ def read_interpretations(path: str | Path, n_features: int | None = None) -> lis
     score = _column([name for name in columns if name not in (feature, text)], SCORE_NAMES)
     if feature is None or text is None:
         missing = "feature" if feature is None else "text"
-        raise SaeFormatError(f"No {missing} column was recognised in {path}; its columns are {', '.join(columns)}.")
+        raise SaeFormatError(f"No {missing} column was recognized in {path}; its columns are {', '.join(columns)}.")
     rows = [
         Interpretation(
             _feature(record.get(feature), path), str(record[text]), _score(record.get(score) if score else None)
@@ -86,7 +86,7 @@ def read_interpretations(path: str | Path, n_features: int | None = None) -> lis
 
 
 def write_interpretations(rows: Sequence[Interpretation], path: str | Path) -> Path:
-    """Write CSV with the columns feature, text, score (empty where there is none)."""
+    """Write CSV with the columns feature, text, score (empty if there is none)."""
     path = Path(path)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -122,7 +122,7 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def _column(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    """The column with the first of these names; failing that, the only one that contains one of them."""
+    """The column with the first of these names; if there is none, the only column that contains one of them."""
     plain = {re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_"): column for column in columns}
     for name in names:
         if name in plain:

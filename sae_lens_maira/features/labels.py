@@ -20,7 +20,7 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class LabelFit:
-    """How well one feature tells a label's positive studies from its negative ones."""
+    """How well one feature separates a label's positive studies from its negative ones."""
 
     label: str
     auroc: float
@@ -35,10 +35,10 @@ def fit_labels(
     A study that says nothing about a label is left out for that label; an uncertain finding counts as positive.
 
     Args:
-        by_feature: features by studies: the strongest activation.
-        labels: of each study.
+        by_feature: each feature's strongest activation in each study, (n_features, n_studies).
+        labels: labels of each study.
         k: labels per feature.
-        min_auroc: a smaller area is not worth showing.
+        min_auroc: labels with a smaller area are left out.
     """
     names, truth = _usable(labels)
     by_mask: dict[bytes, list[int]] = {}
@@ -63,11 +63,11 @@ def fit_labels(
 def auroc(
     scores: Float[np.ndarray, "n_studies n_features"], positive: Bool[np.ndarray, "n_studies n_labels"]
 ) -> Float[np.ndarray, "n_features n_labels"]:
-    """Area under the ROC curve of every score for every label; ties count a half.
+    """Area under the ROC curve of every feature for every label; ties count as one half.
 
     Args:
-        scores: any finite numbers.
-        positive: of each label, which studies have it; each label needs both.
+        scores: score of each feature in each study; all are finite.
+        positive: which studies have each label; each label needs studies with it and without it.
     """
     ranks = rankdata(scores, axis=0).T
     n_positive = positive.sum(axis=0)

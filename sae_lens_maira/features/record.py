@@ -1,4 +1,4 @@
-"""What is known of one feature, as an explainer, a scorer or a person reads it (after delphi's ``LatentRecord``)."""
+"""The data about one feature that explainers, scorers and people read (after delphi's ``LatentRecord``)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Example:
     """One study, and how strongly one feature fires at each of its tokens.
 
     Args:
-        study_index: into the source.
-        study_id: the source's name of it.
-        texts: each token as people read it.
-        activations: of the feature at each token, in the scale of unit decoder rows; 0 where it does not fire.
-        kinds: of each token.
-        images: the study's images, which cost nothing until they are opened.
+        study_index: index of the study in the source.
+        study_id: the study's name in the source.
+        texts: readable text of each token.
+        activations: the feature's activation at each token, scaled to decoder rows of norm 1; 0 where it does not fire.
+        kinds: kind of each token.
+        images: the study's images; none is read before it is opened.
         has_prior: whether the study has a prior image or a prior report.
         shareable: whether its images and text may leave the machine.
     """
@@ -77,17 +77,17 @@ def feature_record(
     n_silent: int = 8,
     seed: int = 0,
 ) -> FeatureRecord:
-    """Put together what is known of a feature.
+    """Collect the data about one feature.
 
     Args:
         subject: the SAE, its model and the recording.
-        table: computed from them; it decides which examples there are, and how many.
+        table: statistics computed from them; the examples are those of the table.
         feature: the feature's number in the SAE.
         studies: the source, read by index.
-        shown: mask of the recorded studies that silent examples may be drawn from; all if None. The table was computed
-            with a mask of its own.
-        n_silent: silent examples, as far as there are so many.
-        seed: of the draw of silent examples, which differs from feature to feature.
+        shown: mask of the recorded studies that silent examples may be drawn from; all if None. The examples of the
+            table were chosen with the mask that it was computed with.
+        n_silent: number of silent examples, fewer if there are fewer.
+        seed: seed of the random draw of silent examples; each feature has its own draw.
     """
     recording = subject.recording
     fires = np.zeros(recording.n_studies, dtype=bool)

@@ -1,4 +1,4 @@
-"""Activations of some studies at one hook point, for looking at again and again: from any stream of blocks."""
+"""Activations of some studies at one hook point, recorded from any stream of blocks so that they can be read again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a study's activations are."""
+    """Location of a study's activations: a block, and a range of its tokens."""
 
     block: int
     start: int
@@ -30,23 +30,23 @@ class _Place:
 
 
 class Recording:
-    """Studies' tokens in memory, their activations where they are (memory mapped).
+    """Recorded studies: tokens are copied to memory, activations stay where they are (memory-mapped).
 
     Args:
-        blocks: activations that stay where they are, in memory or mapped.
-        hook_name: the hook point that is looked at.
-        n_studies: studies from this index of the source on are left out; None for all.
+        blocks: activations, in memory or memory-mapped; they are not copied.
+        hook_name: the hook point.
+        n_studies: record only the source's first ``n_studies`` studies; all if None.
 
     Attributes:
-        hook_name: the hook point that is looked at.
-        studies: index into the source, of each recorded study.
-        offsets: study s has the tokens ``offsets[s]:offsets[s + 1]``.
-        token_ids: as in rows.
-        positions: in the compact row.
-        kinds: :class:`TokenKind` values.
+        hook_name: the hook point.
+        studies: index in the source of each recorded study.
+        offsets: recorded study s has the tokens ``offsets[s]:offsets[s + 1]``.
+        token_ids: id of each token, as in rows.
+        positions: position of each token in its compact row.
+        kinds: kind of each token, as :class:`~sae_lens_maira.data.study.TokenKind` values.
 
     Raises:
-        ValueError: there is nothing to show.
+        ValueError: no study has activations.
     """
 
     def __init__(self, blocks: Iterable[Block], hook_name: str, n_studies: int | None = None) -> None:
@@ -85,7 +85,7 @@ class Recording:
 
     @cached_property
     def study_of_token(self) -> Integer[np.ndarray, " n_tokens"]:
-        """Number of the recorded study that each token belongs to."""
+        """Number of the recorded study to which each token belongs."""
         return np.repeat(np.arange(self.n_studies), np.diff(self.offsets))
 
     def tokens(self, study: int) -> slice:
@@ -113,7 +113,7 @@ class Recording:
             first = last + 1
 
     def only(self, keep: Bool[np.ndarray, " n_studies"]) -> Recording:
-        """The recorded studies that a mask keeps; activations are shared."""
+        """The recorded studies where a mask is true; activations are shared, not copied."""
         chosen = np.flatnonzero(keep)
         if not len(chosen):
             raise ValueError("None of the studies may be shown; --include-private shows them on this machine.")
@@ -131,15 +131,15 @@ class Recording:
 
 
 def record(stream: Iterable[Block], hook_name: str, folder: Path) -> Recording:
-    """Read a stream once, and keep its activations on disk, in the files of a cache.
+    """Read a stream once and store its activations on disk, in the files of a cache.
 
     Args:
         stream: activations, such as those of a live model.
         hook_name: one of its hook points.
-        folder: for the files.
+        folder: where the files are written.
 
     Raises:
-        ValueError: there is nothing to show.
+        ValueError: no study has activations.
     """
     blocks: list[Block] = []
     for number, block in enumerate(stream):

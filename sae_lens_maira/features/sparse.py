@@ -1,6 +1,6 @@
-"""Sparse matrices on disk: which features fire at each token, how strongly.
+"""Sparse matrices on disk: which features fire at each token, and how strongly.
 
-A matrix is a ``scipy.sparse.csr_array`` whose column numbers and values are memory mapped; only the offsets of its rows
+A matrix is a ``scipy.sparse.csr_array`` whose column numbers and values are memory-mapped; only the offsets of its rows
 are in memory. Entries are positive, and columns ascend within a row.
 """
 
@@ -16,16 +16,16 @@ from jaxtyping import Float, Integer
 from scipy.sparse import csr_array
 
 CHUNK = 1 << 22
-"""Entries that are worked on at a time."""
+"""Entries that are processed at a time."""
 
 
 def n_rows(matrix: csr_array) -> int:
-    """Height of a matrix."""
+    """Number of rows."""
     return len(matrix.indptr) - 1
 
 
 def n_columns(matrix: csr_array) -> int:
-    """Width of a matrix."""
+    """Number of columns."""
     shape: Any = matrix.shape
     return int(shape[1])
 
@@ -43,7 +43,7 @@ def chunks(matrix: csr_array, size: int = CHUNK) -> Iterator[tuple[int, int]]:
 def entries(
     matrix: csr_array, start: int, stop: int
 ) -> tuple[Integer[np.ndarray, " n"], Integer[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Row numbers, columns and values of all entries of some rows."""
+    """Row numbers, columns and values of all entries of rows ``start`` to ``stop``."""
     first, last = matrix.indptr[start], matrix.indptr[stop]
     numbers = np.repeat(np.arange(start, stop), np.diff(matrix.indptr[start : stop + 1]))
     return numbers, np.asarray(matrix.indices[first:last]), np.asarray(matrix.data[first:last])
@@ -57,7 +57,7 @@ def row(matrix: csr_array, index: int) -> tuple[Integer[np.ndarray, " n"], Float
 def count_columns(
     matrix: csr_array, rows: Integer[np.ndarray, " n"], size: int = CHUNK
 ) -> Integer[np.ndarray, " n_columns"]:
-    """Entries of each column within any rows."""
+    """Number of entries of each column, counted over the given rows."""
     width = n_columns(matrix)
     counts = np.zeros(width, dtype=np.int64)
     ends = np.cumsum(matrix.indptr[rows + 1] - matrix.indptr[rows], dtype=np.int64)
@@ -71,7 +71,7 @@ def count_columns(
 
 
 def transposed(matrix: csr_array, folder: Path) -> csr_array:
-    """The same entries by column, written to a folder piece by piece."""
+    """The transposed matrix, written to a folder piece by piece."""
     width = n_columns(matrix)
     counts = np.zeros(width, dtype=np.int64)
     for start, stop in chunks(matrix):
@@ -95,8 +95,8 @@ class SparseWriter:
     """Writes the rows of a matrix to a folder, in order.
 
     Args:
-        folder: for the matrix.
-        n_columns: of the matrix.
+        folder: where the matrix is written.
+        n_columns: number of columns of the matrix.
     """
 
     def __init__(self, folder: Path, n_columns: int) -> None:
@@ -113,7 +113,7 @@ class SparseWriter:
         self._values.close()
 
     def append(self, counts: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
-        """Add rows: the number of entries of each, then columns and values of all of them."""
+        """Append rows: the number of entries of each row, and the columns and values of all entries."""
         self._counts.append(counts.astype(np.int64))
         self._columns.write(np.ascontiguousarray(columns, dtype=np.int32).tobytes())
         self._values.write(np.ascontiguousarray(values, dtype=np.float32).tobytes())
@@ -127,8 +127,8 @@ class SparseWriter:
 
 
 def _matrix(offsets: np.ndarray, columns: np.ndarray, values: np.ndarray, n_columns: int) -> csr_array:
-    # Plain views, as scipy stumbles over the base of a memory map; and offsets of the columns' type, as scipy would
-    # copy the columns to the type of the offsets, which it has to from 2**31 entries on.
+    # Plain views, because scipy cannot handle the base of a memory map. Offsets have the type of the columns, because
+    # scipy would copy the columns to a wider type of offsets; from 2**31 entries on, that copy is necessary.
     few = offsets[-1] < 2**31
     parts: Any = (np.asarray(values), np.asarray(columns), offsets.astype(np.int32) if few else offsets)
     return csr_array(parts, shape=(len(offsets) - 1, n_columns))

@@ -1,7 +1,7 @@
 """Per-feature statistics, computed in one or two passes: counts, histograms, strongest tokens, and co-activation.
 
-All of them are taken over the tokens of the recorded studies, without padding. Memory is that of the results: best
-scores and indices, never a matrix of features by tokens.
+They cover all tokens of the recorded studies, without padding. Only results are held in memory, such as best scores and
+indices, never a matrix of features by tokens.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from sae_lens_maira.features.sparse import chunks, count_columns, entries, n_col
 
 N_BINS = 40
 _CHUNK = 256
-"""Features that are compared with all others in one product."""
+"""Features that are compared with all others in one matrix product."""
 _BUFFER = 1 << 21
-"""Candidates that are gathered before the best are picked."""
+"""Candidates that are collected before the best are picked."""
 
 
 class BestOfEach:
-    """The k best items of each feature in a stream; of equal scores, the earlier item.
+    """The k best items of each feature in a stream; of items with equal scores, the earlier one wins.
 
     Args:
-        n_features: how many features there are.
+        n_features: number of features.
         k: items to keep per feature.
     """
 
@@ -40,7 +40,7 @@ class BestOfEach:
         self._n_candidates = 0
 
     def add(self, features: np.ndarray, items: np.ndarray, scores: np.ndarray) -> None:
-        """Offer items, with larger numbers than those of earlier calls, and positive scores."""
+        """Add candidates: their features, their numbers (larger than in earlier calls) and positive scores."""
         good = scores > self._worst[features]
         self._parts.append((features[good], items[good], scores[good]))
         self._n_candidates += int(good.sum())
@@ -48,7 +48,7 @@ class BestOfEach:
             self._compact()
 
     def finish(self) -> tuple[Integer[np.ndarray, "n_features k"], Float[np.ndarray, "n_features k"]]:
-        """Items (-1 where there are fewer) and their scores (0 there), best first."""
+        """The best items of each feature and their scores, best first; -1 and 0 where there are fewer than k."""
         self._compact()
         items = np.full((self.n_features, self.k), -1, dtype=np.int64)
         scores = np.zeros((self.n_features, self.k), dtype=np.float32)
@@ -75,11 +75,11 @@ class FeatureCounts:
     """How often and how strongly each feature fires.
 
     Args:
-        n_firing: tokens at which it is above zero.
+        n_firing: number of tokens at which it fires.
         largest: strongest activation, 0 for a dead feature.
         mean: over the tokens at which it fires, 0 for a dead feature.
-        by_kind: tokens at which it fires, by :class:`TokenKind`.
-        histogram: tokens in equal bins from 0 to ``largest``.
+        by_kind: number of tokens at which it fires, by :class:`~sae_lens_maira.data.study.TokenKind`.
+        histogram: number of tokens in equal bins from 0 to ``largest``.
     """
 
     n_firing: Integer[np.ndarray, " n_features"]
@@ -90,7 +90,7 @@ class FeatureCounts:
 
 
 def count_firings(firings: csr_array, kinds: Integer[np.ndarray, " n_tokens"], n_bins: int = N_BINS) -> FeatureCounts:
-    """Counts, in two passes: the bins of a histogram follow from the strongest activation."""
+    """Count in two passes; the bins of the histograms depend on the strongest activations."""
     n_features, n_kinds = n_columns(firings), len(TokenKind)
     n_firing = np.zeros(n_features, dtype=np.int64)
     total = np.zeros(n_features)
@@ -120,9 +120,9 @@ def strongest(rows: csr_array, k: int, keep: np.ndarray) -> tuple[np.ndarray, np
     """The k rows in which each feature is strongest, and how strong it is there.
 
     Args:
-        rows: tokens or studies by features.
+        rows: activations, (tokens or studies) by features.
         k: rows per feature.
-        keep: mask of the rows that may be among them.
+        keep: mask of the rows that may be chosen.
     """
     best = BestOfEach(n_columns(rows), k)
     for start, stop in chunks(rows):
@@ -134,11 +134,11 @@ def strongest(rows: csr_array, k: int, keep: np.ndarray) -> tuple[np.ndarray, np
 
 @dataclass(frozen=True)
 class Partners:
-    """What fires together with one feature, best first.
+    """Co-activation of one feature with others, best first.
 
     Args:
-        together: features, the Jaccard index of the two sets of tokens, and the number of tokens that both share.
-        inside: finer features that fire almost only where this one does, and the share of their tokens.
+        together: other features, the Jaccard index of the two sets of tokens, and the number of shared tokens.
+        inside: finer features that fire almost only where this one does, and the share of their tokens where it does.
     """
 
     together: list[tuple[int, float, int]]
@@ -161,11 +161,11 @@ def partners(
         firings: tokens by features.
         by_feature: the same, transposed.
         groups: Matryoshka group of each feature; features in later groups are finer.
-        k: partners of each kind.
-        min_share: a finer feature is inside where at least this share of its tokens has the coarse one too.
-        min_tokens: fewer tokens say nothing.
-        min_lift: that share must be at least this many times the coarse feature's own density; a feature that fires
-            everywhere holds nothing in particular.
+        k: length of each of the two lists.
+        min_share: a finer feature is inside if the coarse one fires at no less than this share of its tokens.
+        min_tokens: a finer feature that fires at fewer tokens is never inside.
+        min_lift: that share must also be at least this many times the coarse feature's density, because a feature that
+            fires everywhere contains all others by chance.
     """
     n_firing = np.diff(by_feature.indptr)
     for feature in range(n_columns(firings)):
@@ -220,7 +220,7 @@ class LogitEffects:
 def logit_effects(
     decoder: Float[Tensor, "n_features d_model"], unembedding: Float[Tensor, "d_model d_vocab"], k: int = 10
 ) -> LogitEffects:
-    """Direct effect on the logits, as in sae-dashboard: decoder times unembedding, no norm in between."""
+    """Direct effect on the logits, as in sae-dashboard: decoder times unembedding, without the final norm."""
     parts: list[list[np.ndarray]] = [[], [], [], []]
     for start in range(0, len(decoder), _CHUNK):
         logits = decoder[start : start + _CHUNK].to(unembedding.device, unembedding.dtype) @ unembedding
@@ -231,7 +231,7 @@ def logit_effects(
 
 
 def _rank_within(features: np.ndarray) -> np.ndarray:
-    """Position of each entry among the entries of its feature; the entries are ordered by feature."""
+    """Position of each entry among the entries of its feature; entries are sorted by feature."""
     firsts = np.flatnonzero(np.diff(features, prepend=-1))
     lengths = np.diff(np.append(firsts, len(features)))
     return np.arange(len(features)) - np.repeat(firsts, lengths)

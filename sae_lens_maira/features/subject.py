@@ -1,4 +1,4 @@
-"""What is studied: an SAE, the model that it reads, and recorded activations of some studies."""
+"""What dashboards and scores are made from: an SAE, its model, and recorded activations of some studies."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Subject:
     """An SAE, the model that it reads, and recorded activations of some studies.
 
     Args:
-        sae: as SAE-Lens loads it; nothing changes it.
-        model: for texts of tokens and the unembedding; it does not run.
-        recording: of the hook point that the SAE reads.
+        sae: an SAE, as SAE-Lens loads it; it is never modified.
+        model: the model that the SAE reads. It provides token texts and the unembedding, and is not run.
+        recording: activations at the SAE's hook point.
     """
 
     sae: Any
@@ -29,7 +29,7 @@ class Subject:
 
     @property
     def hook_name(self) -> str:
-        """Where the SAE reads."""
+        """The SAE's hook point."""
         return self.recording.hook_name
 
     @property
@@ -39,7 +39,7 @@ class Subject:
         return weight.detach().T.float().cpu()
 
     def texts(self) -> list[str]:
-        """The readable text of every id of rows below the first study's; padding has none."""
+        """The readable text of every id of rows, up to those of studies; padding has none."""
         vocab = self.model.tokenizer.vocab
         texts = [vocab.text_of(token_id) for token_id in range(self.model.row_vocabulary.study_token(0))]
         texts[self.pad_token_id] = ""
@@ -47,5 +47,5 @@ class Subject:
 
     @property
     def pad_token_id(self) -> int:
-        """The id of padding."""
+        """Token id of padding."""
         return int(self.model.tokenizer.pad_token_id)

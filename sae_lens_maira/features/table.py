@@ -31,7 +31,7 @@ from sae_lens_maira.features.subject import Subject
 
 N_TOP_TOKENS = 5
 _TOKEN_SAMPLE = 32
-"""Strongest tokens of a feature, of which the most frequent ones are named."""
+"""Number of a feature's strongest tokens, of which the most frequent ones are listed."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class FeatureTable:
     Args:
         groups: Matryoshka group of each feature, from 0, coarsest first.
         counts: how often and how strongly each fires, over all recorded studies.
-        top_tokens: ids of the tokens among its strongest ones, most frequent first; of studies that may be shown.
-        examples: recorded studies in which it is strongest, among those that may be shown; -1 where there are fewer.
-        example_maxima: its strongest activation there.
-        cosine: features with similar decoder rows, (n_features, k), and the cosines.
-        effects: on the logits.
-        partners: features that fire together with each.
+        top_tokens: token ids at its strongest activations, most frequent first; only from studies that may be shown.
+        examples: recorded studies in which it is strongest, only those that may be shown; -1 where there are fewer.
+        example_maxima: its strongest activation in each of the examples.
+        cosine: the features with the most similar decoder rows, (n_features, k), and the cosines.
+        effects: effects on the logits.
+        partners: co-activation of each feature.
         labels: those that best match each feature.
-        firings: tokens by features.
+        firings: feature activations, tokens by features.
         by_feature: the same, features by tokens.
     """
 
@@ -69,7 +69,7 @@ class FeatureTable:
         return len(self.groups)
 
     def strongest_features(self, n_features: int) -> list[int]:
-        """Features in the order of their strongest activation; dead ones are left out."""
+        """The features with the strongest activations, strongest first; dead features are left out."""
         order = np.argsort(-self.counts.largest, kind="stable")
         return [int(feature) for feature in order[:n_features] if self.counts.n_firing[feature]]
 
@@ -93,12 +93,12 @@ def compute_table(
     n_logits: int = 10,
     show_progress: bool = True,
 ) -> FeatureTable:
-    """Compute everything, streaming through files in a folder.
+    """Compute the table; intermediate results go to files in a folder.
 
     Args:
         subject: the SAE, its model, and a recording.
-        labels: of each recorded study.
-        shown: the recorded studies whose text may be shown.
+        labels: labels of each recorded study.
+        shown: mask of the recorded studies whose text may be shown.
         folder: for intermediate files.
         n_examples: studies per feature.
         n_neighbors: similar features per feature.
@@ -112,7 +112,7 @@ def compute_table(
     examples, example_maxima = strongest(maxima, n_examples, shown)
     tokens, _ = strongest(firings, _TOKEN_SAMPLE, shown[recording.study_of_token])
     groups = np.searchsorted(group_widths(subject.sae), np.arange(n_columns(firings)), side="right")
-    # Every study's first token has an id of its own, and stands for the frontal image.
+    # The first token of each study has a unique id, and stands for the frontal image.
     vocabulary = subject.model.row_vocabulary
     frontal = vocabulary.image_token(TokenKind.FRONTAL_IMAGE)
     token_ids = np.where(recording.token_ids >= vocabulary.study_token(0), frontal, recording.token_ids)
@@ -138,5 +138,5 @@ def compute_table(
 
 
 def _most_frequent(token_ids: Int[np.ndarray, " n"]) -> list[int]:
-    """Distinct ids, most frequent first; of equal ones the one that is stronger somewhere."""
+    """Distinct ids, most frequent first; of equally frequent ids, the one that comes first."""
     return [token_id for token_id, _ in Counter(token_ids.tolist()).most_common()]

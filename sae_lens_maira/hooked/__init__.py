@@ -1,4 +1,4 @@
-"""The model that SAE-Lens, TransformerLens users and sae-dashboard see: compact rows in, hook points everywhere."""
+"""The model as SAE-Lens, TransformerLens users and sae-dashboard use it: compact rows as input, and hook points."""
 
 from __future__ import annotations
 

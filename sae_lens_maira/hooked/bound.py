@@ -1,4 +1,4 @@
-"""A model bound to studies: what its rows, tokens and sizes are. Running it is :mod:`sae_lens_maira.hooked.model`'s."""
+"""A model bound to studies: its rows, tokens and sizes; :mod:`sae_lens_maira.hooked.model` adds the forward pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 with warnings.catch_warnings():
-    # TransformerLens 3 moved the class and warns about the place that version 2 has it in.
+    # TransformerLens 3 moved the class, and warns when it is imported from its place in version 2.
     warnings.simplefilter("ignore", DeprecationWarning)
     from transformer_lens.hook_points import HookedRootModule, HookPoint
 
@@ -36,7 +36,7 @@ _Bound = TypeVar("_Bound", bound="BoundModel")
 
 @dataclass(frozen=True)
 class HookedModelConfig(ModelSizes):
-    """What libraries read from ``model.cfg``, in TransformerLens' names."""
+    """The fields that libraries read from ``model.cfg``, with TransformerLens' names."""
 
     model_name: str
     dtype: torch.dtype
@@ -46,12 +46,12 @@ class HookedModelConfig(ModelSizes):
 class BoundModel(HookedRootModule):
     """A vision-language model, its hook points, and the studies whose rows it reads.
 
-    Which studies, and which of their tokens, never changes: :meth:`with_studies` gives another model over the same
-    weights, which costs next to nothing.
+    A model's studies and token policy never change: :meth:`with_studies` returns another model that shares the weights,
+    at almost no cost.
 
     Args:
         vlm: the model behind its adapter.
-        studies: what study tokens refer to, by index.
+        studies: the studies to which study tokens refer, by index.
         policy: which tokens rows keep.
         name: the checkpoint's folder or Hub id.
     """
@@ -78,7 +78,7 @@ class BoundModel(HookedRootModule):
         self._bind(vlm, envoy, as_source(studies), policy or TokenPolicy(), name or config.name_or_path or vlm.family)
 
     def _bind(self, vlm: VisionLanguageModel, envoy: Any, studies: StudySource, policy: TokenPolicy, name: str) -> None:
-        # Not registered as children: `setup` would walk through all of the real model.
+        # Not registered as submodules: `setup` would visit every module of the real model.
         self.__dict__.update(vlm=vlm, nnsight=envoy)
         self.studies = studies
         self.policy = policy
@@ -97,10 +97,10 @@ class BoundModel(HookedRootModule):
         self.setup()
 
     def with_studies(self: _Bound, studies: Sequence[Study], policy: TokenPolicy | None = None) -> _Bound:
-        """The same weights, bound to other studies; hooks of this model are not taken along.
+        """A model with the same weights, bound to other studies; hooks of this model are not copied.
 
         Args:
-            studies: what study tokens refer to.
+            studies: the studies to which study tokens refer.
             policy: which tokens rows keep; this model's if None.
         """
         bound = type(self).__new__(type(self))
@@ -114,7 +114,7 @@ class BoundModel(HookedRootModule):
     def W_U(self) -> Float[Tensor, "d_model n_row_ids"]:
         """Unembedding, with zeros for the ids of images and studies, because sae-dashboard looks up ids of rows in it.
 
-        It is made once and kept, which takes as much memory again as the unembedding itself.
+        It is computed once and cached, which takes as much memory as the unembedding itself.
         """
         weight = self._unembedding().weight
         n_row_ids = self.row_vocabulary.study_token(self.reader.n_study_tokens)
@@ -145,16 +145,16 @@ class BoundModel(HookedRootModule):
         truncate: bool = True,
         move_to_device: bool = True,
     ) -> Tokens:
-        """Rows of any studies; of a string, its token ids.
+        """Rows of any studies, or the token ids of a string.
 
-        The model stays bound to its own studies. It remembers the last few hundred others for as long as their rows
-        are used; for more, bind them with :meth:`with_studies`.
+        The model stays bound to its own studies. It remembers only the last few hundred other studies, so rows of older
+        ones become invalid; to use more, bind them with :meth:`with_studies`.
 
         Args:
-            studies: one or more.
-            context_size: cut or filled up to this length; the longest row's if None.
-            prepend_bos, truncate: accepted as TransformerLens' own have them, and ignored: rows are whole.
-            move_to_device: to the model's.
+            studies: one study or several, or a string.
+            context_size: rows are cut or padded to this length; to the longest row's if None.
+            prepend_bos, truncate: ignored; accepted because TransformerLens' method has them.
+            move_to_device: move the result to the model's device.
         """
         del prepend_bos, truncate
         if isinstance(studies, str):
@@ -165,7 +165,7 @@ class BoundModel(HookedRootModule):
         return tokens.to(self.cfg.device) if move_to_device else tokens
 
     def to_str_tokens(self, tokens: Int[Tensor, " context"] | Study | str) -> list[str]:
-        """The texts of a row's tokens (or of a study's row, or of a string), as people read them."""
+        """The readable texts of the tokens of a row, of a study's row, or of a string."""
         if isinstance(tokens, Study | str):
             tokens = self.to_tokens(tokens)[0]
         return self.tokenizer.row_to_texts(tokens.tolist())
@@ -182,12 +182,12 @@ class BoundModel(HookedRootModule):
         )
 
     def full_inputs(self, tokens: AnyTokens | FullInputs, padding_side: PaddingSide = "right") -> FullInputs:
-        """The real model's inputs for rows, on its device, and where the rows' tokens are in them.
+        """The real model's inputs for rows, on its device, and the positions of the rows' tokens in them.
 
-        Inputs that are ready, such as those whose images were opened ahead, are taken as they are.
+        Inputs that were made before, such as those whose images were opened ahead, are only moved to the device.
 
         Raises:
-            RowError: a row is of other studies, another model or another policy.
+            RowError: a row was made with other studies, another model or another policy.
         """
         inputs = tokens if isinstance(tokens, FullInputs) else self.reader.read(tokens, padding_side)
         return inputs.to(self.cfg.device)
@@ -196,7 +196,7 @@ class BoundModel(HookedRootModule):
         """Refuse a hook point that does not exist.
 
         Raises:
-            HookPointError: naming those that are close to it.
+            HookPointError: the message names similar hook points.
         """
         if name not in self.hook_dict:
             close = difflib.get_close_matches(name, self.hook_dict, n=3, cutoff=0.5)

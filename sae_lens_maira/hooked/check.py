@@ -1,8 +1,8 @@
-"""A check at load time: one raw forward pass against one hooked one.
+"""A check at load time: compares a raw forward pass with a hooked one.
 
-An adapter names modules. A wrong name is an error at once, but a wrong module of the right shape is not, and a new
-version of a library may return something else at the same place. So a few tokens of text run through the model twice:
-with PyTorch hooks on the modules that the adapter names, and through the hook points. After nnterp's checks at load.
+An adapter names modules. A wrong name fails at once, but a wrong module with outputs of the right shape does not, and a
+new version of a library may return other values at the same place. So a few tokens of text run through the model twice:
+with PyTorch hooks on the modules that the adapter names, and through the hook points. nnterp has similar checks.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _N_TOKENS = 6
 
 
 class HookPointMismatch(RuntimeError):
-    """A hook point does not see what the model computes there; the adapter or a library is at fault."""
+    """A hook point does not see the model's activations; the adapter or a library is at fault."""
 
 
 @torch.no_grad()
 def check_hook_points(model: HookedVisionLanguageModel) -> None:
     """Compare what every hook point of every block sees with what PyTorch hooks see, bit for bit.
 
-    The residual stream after the last layer is also held against what the final norm is given.
+    The residual stream after the last layer is also compared with the input of the final norm.
 
     Args:
-        model: any; it runs twice on six tokens of text, without an image.
+        model: the model to check; it runs twice on six tokens of text, without an image.
 
     Raises:
-        HookPointMismatch: naming the first hook point that differs.
+        HookPointMismatch: the message names the first hook point that differs.
     """
     inputs = _text_inputs(model)
     expected, into_norm = _raw_activations(model, inputs)

@@ -1,4 +1,4 @@
-"""Which model, layer and token policy an SAE belongs to, written into its metadata and checked on use."""
+"""The model, layer and token policy that an SAE belongs to: written into its metadata and checked on use."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 METADATA_KEY = "sae_lens_maira"
-"""Of what this package writes into an SAE's metadata."""
+"""Key of this package's entry in an SAE's metadata."""
 _SAMPLES_PER_TENSOR = 64
 
 
 def fingerprint_weights(model: torch.nn.Module) -> str:
     """A hash of the weights: shapes and 64 evenly spaced values of each, rounded to bf16.
 
-    The rounding makes a model loaded in bf16 and the same model in fp32 agree. Weights are taken in the order in which
-    modules hold them: unlike their names, it is the same in transformers 4 and 5.
+    The rounding gives a model loaded in bf16 and the same model in fp32 the same hash. Weights are hashed in the order
+    in which modules hold them, because that order is the same in transformers 4 and 5, unlike their names.
 
     Args:
         model: with its weights in memory, on any devices.
@@ -40,7 +40,7 @@ def fingerprint_weights(model: torch.nn.Module) -> str:
 
 
 def describe_model(model: HookedVisionLanguageModel) -> dict[str, Any]:
-    """What an SAE's metadata says of the model it was trained on."""
+    """The entry in an SAE's metadata about the model that it was trained on."""
     return {
         "family": model.vlm.family,
         "model": model.cfg.model_name,
@@ -54,7 +54,7 @@ def check_sae_fits(sae: SAE[Any], model: HookedVisionLanguageModel) -> None:
     """Check that an SAE was trained on this model, with this token policy.
 
     Raises:
-        SaeMismatch: naming what differs.
+        SaeMismatch: the message names what differs.
     """
     metadata = sae.cfg.metadata
     differences: list[str] = []

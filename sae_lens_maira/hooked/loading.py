@@ -1,4 +1,4 @@
-"""From a configuration to a model, for whatever runs one: training, caches, dashboards, reports."""
+"""Loads the model that a configuration names, for training, caches, dashboards and reports."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from sae_lens_maira.settings import ModelConfig
 
 
 def load_model(config: ModelConfig, studies: Sequence[Study] = (), policy: TokenPolicy | None = None) -> HookedMaira2:
-    """The model that a configuration names, with studies and token policy.
+    """The model that a configuration names, bound to studies and a token policy.
 
     Raises:
-        CheckpointError: it is missing, damaged or not accessible.
+        CheckpointError: the checkpoint is missing, damaged or not accessible.
         ConfigError: there is no such device.
     """
     return HookedMaira2.from_pretrained(config.name, studies, policy, **_placement(config))
 
 
 def load_generator(config: ModelConfig) -> tuple[Any, Maira2Processor]:
-    """The model and its processor, as transformers knows them.
+    """The model and its processor, as transformers classes without hook points.
 
     Raises:
-        CheckpointError: it is missing, damaged or not accessible.
+        CheckpointError: the checkpoint is missing, damaged or not accessible.
         ConfigError: there is no such device.
     """
     model = Maira2ForConditionalGeneration.from_pretrained(_path(config), **_placement(config))
@@ -39,7 +39,7 @@ def load_processor(config: ModelConfig) -> Maira2Processor:
     """The model's processor alone.
 
     Raises:
-        CheckpointError: it is missing, damaged or not accessible.
+        CheckpointError: the checkpoint is missing, damaged or not accessible.
     """
     return Maira2Processor.from_pretrained(_path(config), **_revision(config))
 

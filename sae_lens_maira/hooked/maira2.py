@@ -17,12 +17,12 @@ from sae_lens_maira.rows.policy import TokenPolicy
 
 
 class HookedMaira2(HookedVisionLanguageModel):
-    """A MAIRA-2 whose residual stream can be read and written on compact rows.
+    """MAIRA-2 with a residual stream that can be read and edited on compact rows.
 
     Args:
-        model: in any dtype, on any device or devices.
-        processor: the checkpoint's.
-        studies: what study tokens refer to, by index; :meth:`with_studies` binds the same weights to others.
+        model: the transformers model, in any dtype and on any device or devices.
+        processor: the checkpoint's processor.
+        studies: the studies to which study tokens refer, by index; :meth:`with_studies` binds the weights to others.
         policy: which tokens rows keep.
         name: the checkpoint's folder or Hub id; the model's own if None.
     """
@@ -56,16 +56,16 @@ class HookedMaira2(HookedVisionLanguageModel):
         policy: TokenPolicy | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Load a checkpoint and its processor, and check one forward pass with hooks against one without.
+        """Load a checkpoint and its processor, and compare a forward pass with hooks to one without.
 
         Args:
-            name: a folder, a Hub id, or ``phantom`` for the model that is shipped with this package.
-            studies: what study tokens refer to.
+            name: a folder, a Hub id, or ``phantom`` for the model that comes with this package.
+            studies: the studies to which study tokens refer.
             policy: which tokens rows keep.
             kwargs: as for ``Maira2ForConditionalGeneration.from_pretrained``: ``dtype``, ``device_map``, ...
 
         Raises:
-            CheckpointError: it is no checkpoint of MAIRA-2, or there is no access to it.
+            CheckpointError: this is not a checkpoint of MAIRA-2, or there is no access to it.
         """
         path = name
         if str(name) == "phantom":

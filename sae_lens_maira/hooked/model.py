@@ -3,12 +3,12 @@
 Those libraries think of a model as a function of token ids. Here the ids are compact rows (:mod:`sae_lens_maira.rows`):
 
 1. Each row's study token names a study; its full prompt and images are rebuilt and padded to the longest of the batch.
-2. nnsight runs the real model and stops after the last layer that is wanted.
-3. At each hook point that has hooks, activations are gathered at the row's positions and handed to the hooks; what they
-   change is scattered back before the forward pass goes on.
-4. Logits are computed for the positions that predict the row's tokens, and for no others.
+2. nnsight runs the real model and stops after the last layer that is needed.
+3. At each hook point that has hooks, activations are gathered at the row's positions and passed to the hooks. Their
+   changes are scattered back before the forward pass continues.
+4. Logits are computed only at positions that predict the row's tokens.
 
-Hook points are real TransformerLens ones, so ``run_with_hooks``, ``run_with_cache`` and ``hooks`` are its own.
+Hook points are those of TransformerLens, and so are ``run_with_hooks``, ``run_with_cache`` and ``hooks``.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ Residual = Float[Tensor, "batch context d_model"]
 Loss = Float[Tensor, ""] | Float[Tensor, "batch context_minus_1"]
 
 _TRACING = threading.RLock()
-"""nnsight traces one forward pass at a time: its interventions find each other through state of the whole process."""
+"""nnsight can trace only one forward pass at a time, because its interventions share global state."""
 
 
 class HookedVisionLanguageModel(SpliceableModel):
-    """A vision-language model whose residual stream can be read and written on compact rows of some studies.
+    """A vision-language model with a residual stream that can be read and edited on compact rows of studies.
 
     Hook points are ``blocks.{i}.hook_resid_pre``, ``.hook_attn_out``, ``.hook_mlp_out`` and ``.hook_resid_post`` of
     shape (batch, context, d_model), and ``hook_image_embeds``, the image embeddings that replace the placeholders, of
     shape (n_images, n_image_tokens, d_model) with the batch's images in the order of their placeholders.
 
-    Which studies, and which of their tokens, never changes: :meth:`with_studies` gives another model over the same
-    weights, which costs next to nothing.
+    A model's studies and token policy never change: :meth:`with_studies` returns another model that shares the weights,
+    at almost no cost.
 
     Args:
         vlm: the model behind its adapter.
-        studies: what study tokens refer to, by index.
+        studies: the studies to which study tokens refer, by index.
         policy: which tokens rows keep.
         name: the checkpoint's folder or Hub id.
 
     Attributes:
         vlm: as given.
-        nnsight: the nnsight model, for experiments of your own; :meth:`full_inputs` gives it inputs.
+        nnsight: the nnsight model, for your own experiments; :meth:`full_inputs` makes its inputs.
         studies: the source of studies.
         policy: the token policy.
         reader: makes rows of studies and model inputs of rows.
-        tokenizer: the checkpoint's, which also reads rows.
-        cfg: sizes, in TransformerLens' names.
+        tokenizer: the checkpoint's tokenizer, which also reads rows.
+        cfg: sizes, with TransformerLens' names.
     """
 
     @overload
@@ -91,14 +91,14 @@ class HookedVisionLanguageModel(SpliceableModel):
         """Run the model on rows.
 
         Args:
-            tokens: rows, or the starts of rows; where no loss is wanted, inputs made of them by :meth:`full_inputs`.
+            tokens: rows, or the starts of rows. If no loss is returned, also inputs that :meth:`full_inputs` made.
             return_type: logits of shape (batch, context, d_vocab), where position i predicts the row's token i + 1;
-                the loss; both; or None, which runs no further than the last hook.
-            loss_per_token: the loss as (batch, context - 1), 0 where the next token is an image's or padding, instead
-                of its mean over all others.
-            stop_at_layer: return the residual stream before this layer, of shape (batch, context, d_model), and run no
-                further; negative counts from the end.
-            prepend_bos: ignored: rows are whole.
+                the loss; both; or None, which stops after the last hook.
+            loss_per_token: return the loss per token, (batch, context - 1), instead of the mean. It is 0 where the next
+                token belongs to an image or is padding; the mean leaves these out.
+            stop_at_layer: stop before this layer and return the residual stream there, of shape (batch, context,
+                d_model); negative numbers count from the end.
+            prepend_bos: ignored, because rows are complete.
         """
         del prepend_bos
         with self._masked_saes(tokens):
@@ -125,13 +125,13 @@ class HookedVisionLanguageModel(SpliceableModel):
     def generate(self, studies: Study | Sequence[Study], max_new_tokens: int = 300, **kwargs: Any) -> list[str]:
         """Write reports, with the hooks that are active in a ``with model.hooks(...)`` block applied at every step.
 
-        In the prompt, hooks see the rows' kept positions; then each new token, as (batch, 1, d_model). Generation is
-        greedy unless ``kwargs`` say otherwise. The real model's ``generate`` runs here with PyTorch hooks: nnsight's
-        step iterator may pass over decoded tokens, or run on after an early end.
+        In the prompt, hooks see the rows' kept positions; after it, each new token, as (batch, 1, d_model). Generation
+        is greedy unless ``kwargs`` say otherwise. It uses the real model's ``generate`` with PyTorch hooks, because
+        nnsight's step iterator may skip generated tokens, or continue after an early end.
 
         Args:
-            studies: their findings, if any, are not shown to the model.
-            max_new_tokens: an upper bound for each report.
+            studies: the studies to report on; the model does not see their findings.
+            max_new_tokens: largest number of tokens of a report.
             kwargs: as for transformers' ``generate``.
         """
         questions = self.reader.for_generation([studies] if isinstance(studies, Study) else list(studies))
@@ -160,7 +160,7 @@ class HookedVisionLanguageModel(SpliceableModel):
         return super().hooks(list(fwd_hooks), list(bwd_hooks), *args, **kwargs)
 
     def _n_layers_with_hooks(self) -> int:
-        """How many layers have to run for every hook to be called."""
+        """Number of layers that must run so that every hook is called."""
         active = [index for index, points in enumerate(self.blocks) if any(map(is_active, points.values()))]
         return max(active, default=-1) + 1
 
@@ -175,8 +175,8 @@ class HookedVisionLanguageModel(SpliceableModel):
         """Run the first layers inside one nnsight trace.
 
         Returns:
-            the final norm's output at all full positions if ``wants_final``, else the residual stream after the last
-            of the layers at the rows' positions.
+            the final norm's output at all positions of the full prompt if ``wants_final``, else the residual stream
+            after these layers at the rows' positions.
         """
         found: list[Tensor] = []
         with _TRACING, self.nnsight.trace(**inputs.model_inputs, use_cache=False, logits_to_keep=1) as tracer:
@@ -185,7 +185,7 @@ class HookedVisionLanguageModel(SpliceableModel):
         return found[0]
 
     def _read(self, positions: Tensor, n_layers: int, wants_final: bool, found: list[Tensor]) -> None:
-        """Touch what is needed in the order in which it is computed, as nnsight asks."""
+        """Read values in the order in which the model computes them, as nnsight requires."""
         visit(self.vlm, self.nnsight, self.hook_image_embeds, self.blocks[:n_layers], positions)
         layers = self.vlm.layers(self.nnsight)
         if wants_final:
@@ -196,11 +196,11 @@ class HookedVisionLanguageModel(SpliceableModel):
             found.append(gather(hidden_states(layers[n_layers - 1].output), positions))
 
     def _loss(self, logits: Tensor, tokens: Tokens, predicting: Tensor, per_token: bool) -> Tensor:
-        """Cross entropy of the rows' next tokens; images, padding and the begin of sequence are no targets."""
+        """Cross entropy of the rows' next tokens; images, padding and the begin of sequence do not count."""
         targets = tokens[:, 1:].to(logits.device)
         is_target = (targets < self.cfg.d_vocab) & (targets != self.tokenizer.pad_token_id)
         is_target &= predicting[:, :-1].to(logits.device) != PAD_POSITION
-        # Over the last axis: the kernel for any other one sums with ten times the rounding error.
+        # Over the last axis: the kernel for other axes has ten times the rounding error.
         losses = nn.functional.cross_entropy(
             logits[:, :-1].flatten(0, 1).float(), targets.where(is_target, -100).flatten(), reduction="none"
         ).view_as(targets)

@@ -1,6 +1,6 @@
-"""Hook points applied to a running model: gather at the rows' positions, call the hooks, scatter what they changed.
+"""Hook points in a running model: gather at the rows' positions, call the hooks, scatter their changes back.
 
-Two walkers visit the sites of the active hook points: :func:`visit` inside an nnsight trace, and :func:`torch_hooks`
+Two functions visit the sites of the active hook points: :func:`visit` inside an nnsight trace, and :func:`torch_hooks`
 with PyTorch hooks, for generation.
 """
 
@@ -19,7 +19,7 @@ from sae_lens_maira.vlm import BLOCK_SITES, Site, VisionLanguageModel
 
 
 def is_active(point: Any) -> bool:
-    """Whether a hook point has hooks, or an SAE in its place."""
+    """Whether a hook point has hooks, or an SAE replaces it."""
     return bool(getattr(point, "fwd_hooks", True) or getattr(point, "bwd_hooks", True))
 
 
@@ -39,15 +39,15 @@ def gather(
 
 
 def apply_hooks(point: Any, value: Any, positions: Int[Tensor, "batch context"] | None) -> Any:
-    """Hand activations to a hook point's hooks.
+    """Pass activations to a hook point's hooks.
 
     Args:
         point: the hook point.
-        value: a module's input or output at all full positions.
-        positions: of the rows' tokens; None hands over all of ``value``.
+        value: a module's input or output at all positions of the full prompt.
+        positions: positions of the rows' tokens; None passes all of ``value``.
 
     Returns:
-        ``value`` with what the hooks changed, or None if they changed nothing.
+        ``value`` with the hooks' changes, or None if there are none.
     """
     full = hidden_states(value)
     if positions is None:
@@ -55,11 +55,11 @@ def apply_hooks(point: Any, value: Any, positions: Int[Tensor, "batch context"] 
     else:
         positions = positions.to(full.device)
         gathered = gather(full, positions)
-        # The version counts changes in place, which hooks may make. Inference tensors have none.
+        # A tensor's version counts in-place changes, which hooks may make. Inference tensors have no version.
         version = None if gathered.is_inference() else gathered._version
         answer = point(gathered)
         is_untouched = answer is gathered and version is not None and version == gathered._version
-        # With gradients, what a hook saw has to lie on the path to the loss.
+        # With gradients, the tensor that a hook saw must be on the path to the loss.
         if is_untouched and not gathered.requires_grad:
             return None
         kept = positions != PAD_POSITION
@@ -71,11 +71,11 @@ def visit(vlm: VisionLanguageModel, envoy: Any, image_point: Any, blocks: Any, p
     """Apply active hook points inside an nnsight trace, in the order in which their sites are computed.
 
     Args:
-        vlm: says where the sites are.
-        envoy: nnsight's, of the whole model.
+        vlm: gives the sites of hook points.
+        envoy: nnsight's envoy of the whole model.
         image_point: the hook point of the image embeddings.
         blocks: the hook points of each layer that runs, by name.
-        positions: of the rows' tokens in the prompt.
+        positions: positions of the rows' tokens in the prompt.
     """
     if is_active(image_point):
         embeddings = vlm.image_embeddings(envoy)
@@ -92,14 +92,14 @@ def visit(vlm: VisionLanguageModel, envoy: Any, image_point: Any, blocks: Any, p
 
 @contextmanager
 def torch_hooks(vlm: VisionLanguageModel, image_point: Any, blocks: Iterable[Any], positions: Tensor) -> Iterator[None]:
-    """Apply active hook points by PyTorch hooks, for as many forward passes as run in the block.
+    """Apply active hook points with PyTorch hooks in every forward pass inside the ``with`` block.
 
     Args:
         vlm: the model that runs.
         image_point: the hook point of the image embeddings.
         blocks: the hook points of each layer, by name.
-        positions: of the rows' tokens in the prompt; a forward pass over one position is a new token, handed over
-            whole. Where each prompt is repeated (for beams, or several answers), so are its positions.
+        positions: positions of the rows' tokens in the prompt. A forward pass over a single position is a new token,
+            and hooks see all of it. If prompts are repeated, for beams or several answers, so are their positions.
     """
 
     def where(value: Tensor) -> Tensor | None:

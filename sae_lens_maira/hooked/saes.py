@@ -1,7 +1,7 @@
 """SAEs spliced into the model, as SAE-Lens's ``HookedSAETransformer`` does it, error term included.
 
-That class is a ``HookedTransformer``, which this model is not; but its methods for SAEs need nothing of one beyond hook
-points and a forward pass. So they are called here on this model, from SAE-Lens itself, once SAE-Lens is imported.
+That class is a ``HookedTransformer``, which this model is not, but its methods for SAEs need only hook points and a
+forward pass. So this model calls SAE-Lens's own methods, and imports SAE-Lens when the first of them is called.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class SpliceableModel(BoundModel):
     """Methods of ``HookedSAETransformer`` for attaching SAEs.
 
-    While an SAE is attached, its reconstruction takes the activations' place at the kept positions, and its own hook
-    points appear below the one where it is: ``blocks.15.hook_resid_post.hook_sae_acts_post``.
+    While an SAE is attached, its reconstruction replaces the activations at the kept positions, and its own hook points
+    appear below its hook point: ``blocks.15.hook_resid_post.hook_sae_acts_post``.
     """
 
     _acts_to_saes: dict[str, Any]
@@ -41,13 +41,13 @@ class SpliceableModel(BoundModel):
         use_error_term: bool | None = None,
         exclude_special_tokens: bool | list[int] = False,
     ) -> None:
-        """Attach an SAE until :meth:`reset_saes`, in the place of one that is at the same hook point.
+        """Attach an SAE until :meth:`reset_saes`; it replaces an SAE at the same hook point.
 
         Args:
-            sae: at the hook point that its metadata names.
-            use_error_term: add what the SAE does not reconstruct, so that only interventions on latents change
-                anything; the SAE's own setting if None.
-            exclude_special_tokens: leave the SAE out at these token ids of rows; True for the tokenizer's special ones.
+            sae: the SAE; its metadata names the hook point.
+            use_error_term: add the reconstruction error, so that only interventions on latents have an effect; None
+                takes the SAE's own setting.
+            exclude_special_tokens: do not apply the SAE at these token ids; True for the tokenizer's special tokens.
 
         Raises:
             HookPointError: the model has no such hook point.
@@ -58,7 +58,7 @@ class SpliceableModel(BoundModel):
         _stock().add_sae(self, sae, use_error_term, exclude_special_tokens)
 
     def reset_saes(self, act_names: str | list[str] | None = None) -> None:
-        """Take off the SAEs at some hook points; all if None."""
+        """Detach the SAEs at some hook points; all if None."""
         _stock().reset_saes(self, act_names)
 
     @contextmanager
@@ -69,7 +69,7 @@ class SpliceableModel(BoundModel):
         use_error_term: bool | None = None,
         exclude_special_tokens: bool | list[int] = False,
     ) -> Iterator[Any]:
-        """Attach SAEs for a block, generation included; arguments as for :meth:`add_sae`."""
+        """Attach SAEs for a ``with`` block, generation included; arguments as for :meth:`add_sae`."""
         own = list(saes) if isinstance(saes, Sequence) else [saes]
         with _stock().saes(self, own, reset_saes_end, use_error_term, exclude_special_tokens):
             yield self
@@ -105,7 +105,7 @@ class SpliceableModel(BoundModel):
         return _stock()._compute_exclusion_mask(self, tokens, exclude_special_tokens)
 
     def _masked_saes(self, tokens: Any) -> AbstractContextManager[Any]:
-        """For one forward pass: where attached SAEs are left out."""
+        """For one forward pass, do not apply attached SAEs at the excluded tokens."""
         return _stock()._token_masks(self, tokens, {}) if self._acts_to_saes else nullcontext()
 
     def _refuse_masks(self) -> None:
@@ -114,7 +114,7 @@ class SpliceableModel(BoundModel):
 
 
 def _stock() -> Any:
-    """SAE-Lens's class, whose methods are called on this model."""
+    """SAE-Lens's class with the methods that are called on this model."""
     from sae_lens import HookedSAETransformer
 
     return HookedSAETransformer

@@ -1,4 +1,4 @@
-"""Rows as a ``datasets.Dataset``, streamed to disk and found again by a fingerprint of all that decides them."""
+"""Rows as a ``datasets.Dataset``, streamed to disk and reused if the fingerprint of their inputs is the same."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _SUMMARY = "summary.json"
 
 @dataclass(frozen=True)
 class RowSummary:
-    """What rows hold, and what did not fit into them.
+    """Summary of rows, and of what did not fit into them.
 
     Args:
-        n_studies: rows.
-        n_tokens: tokens in all rows, without padding.
-        longest: tokens of the longest row before it was cut.
-        tokens_by_kind: tokens in all rows, by the name of their kind.
+        n_studies: number of studies, which is the number of rows.
+        n_tokens: number of tokens in all rows, without padding.
+        longest: number of tokens of the longest row before it was cut.
+        tokens_by_kind: number of tokens in all rows, by the name of their kind.
         context_size: length of every row.
-        n_cut_studies: studies whose rows were cut.
-        n_cut_tokens: tokens that were cut off.
+        n_cut_studies: number of studies whose rows were cut.
+        n_cut_tokens: number of tokens that were cut off.
     """
 
     n_studies: int
@@ -77,14 +77,14 @@ class StudyRows:
     Args:
         dataset: columns ``tokens`` (context_size), ``positions`` (context_size, -1 at padding), ``kinds``
             (context_size, :class:`TokenKind` values), ``study_id`` and ``n_cut``.
-        summary: what the rows hold.
+        summary: summary of the rows.
     """
 
     dataset: Dataset
     summary: RowSummary
 
     def describe(self) -> str:
-        """What is kept: tokens per study, share of each kind, how much was cut."""
+        """A few lines for people: tokens per study, share of each kind, and how much was cut."""
         return self.summary.describe()
 
 
@@ -98,16 +98,16 @@ def build_rows(
     cache_path: Path | None = None,
     show_progress: bool = True,
 ) -> StudyRows:
-    """Turn studies into rows, one at a time, or find the rows of an earlier call.
+    """Turn studies into rows, one at a time, or reuse the rows of an earlier call.
 
     Args:
-        studies: read by index; only the texts of one study are held at a time. A source is known again by its
-            fingerprint; any other sequence is read through once to compute one.
-        processor: the model's.
+        studies: studies, read by index; only one study's text is in memory at a time. A source has a fingerprint;
+            any other sequence is read once to compute one.
+        processor: the model's processor.
         policy: which tokens are kept.
         context_size: length of every row.
         d_vocab: size of the model's vocabulary, above which the ids of images and studies start.
-        cache_path: where rows are kept; :func:`default_cache_path` if None.
+        cache_path: where rows are kept; :func:`~sae_lens_maira.files.default_cache_path` if None.
         show_progress: whether to show a progress bar.
 
     Raises:
@@ -128,7 +128,7 @@ def build_rows(
     else:
         _remove_leftovers(folder.parent)
         with exclusive(_lock_path(folder)):
-            if not (folder / _SUMMARY).is_file():  # no other process made them in the meantime
+            if not (folder / _SUMMARY).is_file():  # another process may have made them in the meantime
                 _write(folder, studies, processor, policy, context_size, d_vocab, show_progress)
     summary = RowSummary(**json.loads((folder / _SUMMARY).read_text(encoding="utf-8")))
     return StudyRows(Dataset.from_file(str(folder / "rows.arrow")), summary)
@@ -143,7 +143,7 @@ def _write(
     d_vocab: int,
     show_progress: bool,
 ) -> None:
-    """Write rows into a temporary folder and rename it, so that a killed run leaves nothing half done."""
+    """Write rows into a temporary folder and rename it, so that a killed run leaves no incomplete rows."""
     from datasets import Features, Value
     from datasets import Sequence as SequenceFeature
     from datasets.arrow_writer import ArrowWriter
@@ -169,19 +169,19 @@ def _write(
             writer.finalize()
         summary = json.dumps(asdict(count.summary()), indent=1)
         (unfinished / _SUMMARY).write_text(summary, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one, without a summary
+        shutil.rmtree(folder, ignore_errors=True)  # damaged: it has no summary
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _lock_path(folder: Path) -> Path:
-    """Of the process that makes a folder of rows."""
+    """Path of the lock of the process that writes a folder of rows."""
     return folder.parents[1] / "locks" / f"rows-{folder.name}.lock"
 
 
 def _remove_leftovers(rows_path: Path) -> None:
-    """Remove what killed processes left half written: token ids of reports, which nobody would look for there."""
+    """Remove the incomplete files of killed processes, because they contain token ids of reports."""
     for leftover in rows_path.glob(".*-*"):
         key = leftover.name[1:].partition("-")[0]
         with exclusive(_lock_path(rows_path / key), wait=False) as is_ours:
@@ -192,7 +192,7 @@ def _remove_leftovers(rows_path: Path) -> None:
 def iterate_rows(
     studies: Sequence[Study], processor: StudyProcessor, policy: TokenPolicy, d_vocab: int
 ) -> Iterator[tuple[str, CompactRow]]:
-    """Study ids and unpadded rows, in the order of the source."""
+    """Yield study ids and unpadded rows, in the order of the source."""
     vocabulary = RowVocabulary(d_vocab)
     for index in range(len(studies)):
         study = studies[index]

@@ -1,4 +1,4 @@
-"""Which tokens of a study are kept: the one place that decides it.
+"""The token policy, which decides what tokens of a study are kept.
 
 Bouzid et al. 2025 (arXiv 2507.12950, section 3) leave out the tokens of the boilerplate prompt and all intermediate
 image tokens, which is the default policy.
@@ -21,11 +21,11 @@ class TokenPolicy(Settings):
     """Which tokens of a study a row keeps.
 
     Args:
-        sections: texts whose tokens are kept; an empty section's ``N/A`` is kept with it.
-        image_tokens: ``last`` keeps the last token of each image, ``all`` keeps all of them. With ``none`` only the
-            study token is left at the start of each row; train with ``seqpos_slice=(1, None)`` to leave it out.
+        sections: sections whose text is kept, including the ``N/A`` of empty sections.
+        image_tokens: ``last`` keeps the last token of each image, ``all`` keeps all of them. With ``none``, only the
+            study token stays, at the start of each row; to train without it, use ``seqpos_slice=(1, None)``.
         template: ``keep`` also keeps boilerplate and the end of sequence.
-        text: ``findings`` appends the study's report for teacher forcing; ``prompt`` has the question only.
+        text: ``findings`` appends the study's report for teacher forcing; ``prompt`` has only the question.
     """
 
     GROUP = "policy."
@@ -36,7 +36,7 @@ class TokenPolicy(Settings):
     text: Literal["findings", "prompt"] = "findings"
 
     def keeps(self, kinds: Int[np.ndarray, " n_tokens"]) -> Bool[np.ndarray, " n_tokens"]:
-        """Which tokens of a full prompt are kept, by their kinds."""
+        """Mask of the tokens of a full prompt that are kept, given their kinds."""
         kept_kinds = [SECTION_KINDS[name] for name in self.sections]
         if self.template == "keep":
             kept_kinds += [TokenKind.TEMPLATE, TokenKind.END]

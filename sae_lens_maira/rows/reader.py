@@ -1,7 +1,7 @@
 """From rows back to the real model's inputs.
 
-A reader belongs to one source of studies and never changes it. Studies that are in no source get *scratch* rows: their
-study tokens lie above those of the source, and the last few hundred of them are remembered.
+A reader belongs to one source of studies and never changes it. Studies outside the source get *scratch* rows: their
+study tokens have ids above those of the source, and only the last few hundred of these studies are remembered.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ _REMEMBERED_STUDIES = 512
 
 @dataclass(frozen=True)
 class FullInputs:
-    """What the real model is given for a batch of rows.
+    """The real model's inputs for a batch of rows.
 
     Args:
         model_inputs: ``input_ids`` and ``attention_mask`` of shape (batch, sequence), and image inputs such as
             ``pixel_values``.
-        positions: position of each of the row's tokens in the sequence; -1 at padding.
-        predicting_positions: position whose logits predict the row's next token. A row's last token has its own
-            position here. -1 at padding, and where the next token is the first of the prompt, which nothing predicts.
+        positions: position in the sequence of each token of a row; -1 at padding.
+        predicting_positions: position whose logits predict the row's next token. The last token of a row has no next
+            token, so its own position is given. -1 at padding, and before the first token of the prompt, which no
+            position predicts.
     """
 
     model_inputs: dict[str, Tensor]
@@ -44,7 +45,7 @@ class FullInputs:
     predicting_positions: Int[Tensor, "batch context"]
 
     def to(self, device: torch.device) -> FullInputs:
-        """The same on a device."""
+        """The same inputs on a device."""
         return FullInputs(
             {name: tensor.to(device) for name, tensor in self.model_inputs.items()},
             self.positions.to(device),
@@ -53,11 +54,11 @@ class FullInputs:
 
 
 class StudyReader:
-    """Makes rows of studies, finds the studies of rows again, and rebuilds their full inputs.
+    """Makes rows from studies, finds the studies of rows, and rebuilds their full inputs.
 
     Args:
-        studies: what study tokens refer to, by index.
-        processor: the model's.
+        studies: the studies to which study tokens refer, by index.
+        processor: the model's processor.
         policy: which tokens rows keep.
         vocabulary: token ids of rows.
     """
@@ -72,18 +73,18 @@ class StudyReader:
         self._scratch: OrderedDict[int, Study] = OrderedDict()
         self._n_scratch = 0
         self.encode = lru_cache(_REMEMBERED_STUDIES)(self._encode)
-        """Full prompt and unpadded row of the study at an index; remembered for the last few hundred."""
+        """Full prompt and unpadded row of the study at an index; cached for the last few hundred studies."""
 
     @property
     def n_study_tokens(self) -> int:
-        """Study tokens that were ever given out: one per study of the source, and one per scratch study."""
+        """Number of study tokens in use so far: one per study of the source, and one per scratch study."""
         return len(self.studies) + self._n_scratch
 
     def study(self, index: int) -> Study:
         """The study that a study token refers to.
 
         Raises:
-            RowError: there is none, or a scratch study was forgotten.
+            RowError: there is no such study, or it was a scratch study that is no longer remembered.
         """
         if 0 <= index < len(self.studies):
             return self.studies[index]
@@ -100,7 +101,7 @@ class StudyReader:
         )
 
     def add_scratch(self, studies: Sequence[Study]) -> list[int]:
-        """Indices for studies of no source; a study that is still remembered keeps its index."""
+        """Indices for studies outside the source; a study that is still remembered keeps its index."""
         known = {id(study): index for index, study in self._scratch.items()}
         indices: list[int] = []
         for study in studies:
@@ -126,7 +127,7 @@ class StudyReader:
         """Rebuild the inputs of rows.
 
         Raises:
-            RowError: a row does not start with the token of a known study, or is not what the policy keeps of it.
+            RowError: a row does not start with the token of a known study, or differs from that study's row.
         """
         if tokens.ndim != 2:
             raise RowError(f"Rows have shape (batch, context), but these have {tuple(tokens.shape)}.")
@@ -142,7 +143,7 @@ class StudyReader:
         )
 
     def for_generation(self, studies: Sequence[Study]) -> FullInputs:
-        """Inputs that ask for the findings of studies, padded on the left."""
+        """Inputs that ask for the findings of studies, padded on the left for generation."""
         policy = replace(self._policy, text="prompt")
         encoded = [encode_study(study, self._processor, policy) for study in studies]
         rows = [compact_row(ids, kinds, policy, self._vocabulary, 0) for ids, kinds in encoded]
@@ -158,13 +159,13 @@ class StudyReader:
         side: PaddingSide,
         images: Sequence[Mapping[str, Tensor]],
     ) -> FullInputs:
-        """Put encoded studies into one batch.
+        """Combine encoded studies into one batch.
 
         Args:
             ids: full prompts.
-            rows: what is kept of them.
+            rows: the compact row of each.
             width: length of the padded rows.
-            side: where shorter prompts are filled up.
+            side: side on which shorter prompts are padded.
             images: image inputs of each study.
         """
         model_inputs = self._processor.collate(ids, images, side)
@@ -178,12 +179,12 @@ class StudyReader:
         return FullInputs(
             model_inputs,
             torch.where(is_pad, PAD_POSITION, positions + shift),
-            # Nothing predicts the first token of a prompt, which a row may keep.
+            # No position predicts the first token of a prompt, which a row may keep.
             torch.where(predicting < 0, PAD_POSITION, predicting + shift),
         )
 
     def encode_study(self, study: Study, index: int) -> tuple[TokenIds, CompactRow]:
-        """Full prompt and unpadded row of a study that stands at an index; no image is opened.
+        """Full prompt and unpadded row of a study with a given index; no image is opened.
 
         Raises:
             RowError: the text cannot be encoded.

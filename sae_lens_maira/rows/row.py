@@ -4,10 +4,10 @@ A study's full prompt has about 1,400 tokens per image plus text; sparse autoenc
 
     [study token] [kept token] [kept token] ... [pad] ... [pad]
 
-1. With the study token the model finds the study and rebuilds the full multimodal input, so a row needs nothing else.
-   It stands for the last token of the frontal image.
+1. The study token identifies the study, from which the model rebuilds the full multimodal input. It also stands for the
+   last token of the frontal image.
 2. The kept tokens are real token ids in the order of the prompt, chosen by a :class:`TokenPolicy`. Placeholders of
-   images, which share one id in a prompt, have one id per image here, so that they can be told apart and shown.
+   images share one id in a prompt; in a row each image has its own id, so that they can be distinguished and shown.
 3. Each token of a row knows its position in the full prompt; padding has position -1.
 """
 
@@ -37,7 +37,7 @@ class RowVocabulary:
     d_vocab: int
 
     def image_token(self, kind: TokenKind) -> int:
-        """The id of an image's tokens, by the kind of the image."""
+        """The token id of an image, given the kind of its tokens."""
         return self.d_vocab + IMAGE_KINDS.index(kind)
 
     def study_token(self, index: int) -> int:
@@ -45,7 +45,7 @@ class RowVocabulary:
         return self.d_vocab + len(IMAGE_KINDS) + index
 
     def study_index(self, token: int) -> int:
-        """The inverse of :meth:`study_token`; negative for a token that is none."""
+        """The inverse of :meth:`study_token`; negative for other tokens."""
         return token - self.d_vocab - len(IMAGE_KINDS)
 
 
@@ -59,7 +59,7 @@ class CompactRow:
     kinds: Int[np.ndarray, " n_kept"]
 
     def padded(self, context_size: int, pad_token_id: int) -> CompactRow:
-        """Cut or fill up to a fixed length."""
+        """Cut or pad to a fixed length."""
 
         def fit(values: np.ndarray, filler: int) -> np.ndarray:
             cut = values[:context_size]
@@ -93,7 +93,7 @@ def compact_row(
     vocabulary: RowVocabulary,
     study_index: int,
 ) -> CompactRow:
-    """Keep what the policy keeps, with the study token in the place of the frontal image's last token."""
+    """The tokens that the policy keeps, with the study token in the place of the frontal image's last token."""
     kept = policy.keeps(kinds)
     frontal_last = int(np.flatnonzero(kinds == TokenKind.FRONTAL_IMAGE)[-1])
     kept[frontal_last] = False
@@ -106,7 +106,7 @@ def compact_row(
 
 
 def smallest_context(policy: TokenPolicy, n_image_tokens: int) -> int:
-    """Tokens that a row needs for its fixed part (study token and images) and one token of text."""
+    """Number of tokens that a row needs for the study token, the images and one token of text."""
     n_images = len(IMAGE_KINDS)
     fixed = {"none": 1, "last": n_images, "all": n_images * n_image_tokens}[policy.image_tokens]
     return fixed + 1

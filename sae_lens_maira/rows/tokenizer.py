@@ -1,7 +1,7 @@
-"""A tokenizer whose vocabulary people can read, as sae-dashboard and SAE-Lens look tokens up in it.
+"""A tokenizer with a readable vocabulary, in which sae-dashboard and SAE-Lens look tokens up.
 
-A Llama vocabulary shows spaces as ``▁`` and bytes as ``<0x0A>``, and knows neither study tokens nor what an image's
-placeholder stands for. sae-dashboard reads ``tokenizer.vocab.items()`` and shows ids that are missing there as UNK.
+A Llama vocabulary shows spaces as ``▁`` and bytes as ``<0x0A>``, and has no entries for study tokens and images.
+sae-dashboard reads ``tokenizer.vocab.items()`` and shows ids that are missing there as UNK.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _IMAGE_NAMES = tuple(f"<{kind.name.lower().removesuffix('_image')}>" for kind in
 
 
 class ReadableVocabulary(dict[str, int]):
-    """The tokenizer's own vocabulary as a mapping, whose items are readable and cover the ids of rows.
+    """The tokenizer's vocabulary as a mapping; its items are readable and include the ids of rows.
 
     Several ids may share a text (every study token is ``<frontal>``), so :meth:`items` yields more pairs than there
     are keys.
@@ -44,7 +44,7 @@ class ReadableVocabulary(dict[str, int]):
             yield "<frontal>", self._rows.study_token(index)
 
     def text_of(self, token_id: int) -> str:
-        """How one id of a row is shown."""
+        """Readable text of one id of a row."""
         if token_id >= self._rows.study_token(0):
             return "<frontal>"
         if token_id >= self._rows.d_vocab:
@@ -60,12 +60,12 @@ class ReadableVocabulary(dict[str, int]):
 
 
 class ReadableTokenizer:
-    """A tokenizer that also reads rows: everything else is the wrapped tokenizer's.
+    """A tokenizer that also reads rows; everything else is delegated to the wrapped tokenizer.
 
     Args:
-        tokenizer: the checkpoint's.
+        tokenizer: the checkpoint's tokenizer.
         rows: the token ids of rows.
-        n_study_tokens: says how many study tokens there are.
+        n_study_tokens: returns the number of study tokens.
     """
 
     def __init__(self, tokenizer: Any, rows: RowVocabulary, n_study_tokens: Callable[[], int] = lambda: 0) -> None:
@@ -84,12 +84,12 @@ class ReadableTokenizer:
         return len(self._tokenizer)
 
     def row_to_texts(self, tokens: Iterable[int]) -> list[str]:
-        """A row's tokens as people read them."""
+        """Readable texts of a row's tokens."""
         return [self.vocab.text_of(int(token)) for token in tokens]
 
 
 def readable(token: str) -> str:
-    """A vocabulary entry as people write it: spaces as spaces, bytes as their character or hexadecimal value."""
+    """A vocabulary entry in readable form: spaces as spaces, bytes as their character or hexadecimal value."""
     match = _BYTE.fullmatch(token)
     if match is None:
         return token.replace("▁", " ")

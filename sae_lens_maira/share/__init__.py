@@ -1,8 +1,8 @@
-"""SAEs in and out: dictionary_learning's format, the released MAIRA-2 SAEs, the Hugging Face Hub.
+"""Import and export of SAEs: dictionary_learning's format, the released MAIRA-2 SAEs, the Hugging Face Hub.
 
-dictionary_learning.py  the format: read, check, convert to SAE-Lens's, write
-loader.py               `maira2_sae_loader` for `SAE.from_pretrained`, the same from disk, `import_sae`
-interpretations.py      feature descriptions of a release as one tidy table
+dictionary_learning.py  dictionary_learning's format: read, check, convert to SAE-Lens's, write
+loader.py               ``maira2_sae_loader`` for ``SAE.from_pretrained``, a loader from disk, ``import_sae``
+hub.py                  errors of the Hub's client in one sentence
 card.py                 the model card
 push.py                 upload, or a dry run into a folder
 """

@@ -11,8 +11,8 @@ from sae_lens_maira.sae.prefixes import sizes_from_widths
 
 TAGS = ("saelens", "sparse-autoencoder", "mechanistic-interpretability", "radiology", "maira-2")
 LICENCE_NOTES = """\
-- The weights of these SAEs are shared under the licence named above.
-- They describe activations of the base model, which has its own licence (MAIRA-2: MSRLA, research use, gated): using
+- The weights of these SAEs are shared under the license named above.
+- They describe activations of the base model, which has its own license (MAIRA-2: MSRLA, research use, gated): using
   them needs the base model, and its terms apply.
 - If they were trained on protected reports or images (for example MIMIC-CXR), check that your data agreement lets you
   share models derived from them before making the repository public.
@@ -29,11 +29,11 @@ def make_card(
     """The card as Markdown with the Hub's YAML header.
 
     Args:
-        repo_id: repository, for the loading example.
-        configs: each SAE's configuration (`cfg.json`), by its id.
-        metrics: further figures of each SAE, by its id.
-        licence: licence identifier of the Hub.
-        note: a paragraph of the author's.
+        repo_id: the repository, for the loading example.
+        configs: each SAE's configuration (``cfg.json``), by its id.
+        metrics: additional figures of each SAE, by its id.
+        licence: license identifier, as the Hub spells it.
+        note: a paragraph by the author.
     """
     models = sorted({name for config in configs.values() if (name := _base_model(config)) is not None})
     header = ["---", "library_name: saelens", f"license: {licence}", "tags:", *(f"- {tag}" for tag in TAGS)]
@@ -56,7 +56,7 @@ def make_card(
         recipe = (config.get("metadata") or {}).get("training_architecture_details")
         if recipe:
             lines += ["", "Recipe:", "", "```json", json.dumps(recipe, indent=2, sort_keys=True), "```"]
-    return "\n".join([*lines, "", "## Licence notes", "", LICENCE_NOTES, ""])
+    return "\n".join([*lines, "", "## License notes", "", LICENCE_NOTES, ""])
 
 
 def _facts(config: Mapping[str, Any], metrics: Mapping[str, float]) -> list[tuple[str, str]]:

@@ -1,9 +1,13 @@
-"""dictionary_learning's folder format, exactly, in both directions.
+"""Reads and writes dictionary_learning's folder format without loss.
 
-A folder holds `ae.pt` (a state dict) and `config.json` (`{"trainer": {...}, "buffer": {...}}`). Its Matryoshka SAE
-has `W_enc (d_in, d_sae)`, `b_enc`, `W_dec (d_sae, d_in)`, `b_dec`, a scalar `threshold`, `k` and `group_sizes`, and
-encodes `relu((x - b_dec) @ W_enc + b_enc)`, kept where above the threshold: SAE-Lens's `jumprelu`. Its BatchTopK SAE is
-the same with `torch.nn.Linear` layers, its JumpReLU SAE has a threshold a latent and leaves `b_dec` out of the input.
+A folder holds ``ae.pt`` (a state dict) and ``config.json`` (``{"trainer": {...}, "buffer": {...}}``), for one of three
+kinds of SAE:
+
+1. The Matryoshka SAE has ``W_enc (d_in, d_sae)``, ``b_enc``, ``W_dec (d_sae, d_in)``, ``b_dec``, a scalar
+   ``threshold``, ``k`` and ``group_sizes``. It computes ``relu((x - b_dec) @ W_enc + b_enc)`` and keeps values above
+   the threshold, as SAE-Lens's ``jumprelu`` does.
+2. The BatchTopK SAE is the same with ``torch.nn.Linear`` layers.
+3. The JumpReLU SAE has one threshold per latent and does not subtract ``b_dec`` from the input.
 """
 
 from __future__ import annotations
@@ -29,15 +33,15 @@ CLASSES = ("MatryoshkaBatchTopKSAE", "BatchTopKSAE", "JumpReluAutoEncoder")
 
 @dataclass(frozen=True)
 class DictionaryLearningSae:
-    """A checked SAE: tensors in SAE-Lens's names and shapes, and what the file says about it."""
+    """A checked SAE: tensors with SAE-Lens's names and shapes, and the file's configuration."""
 
     tensors: dict[str, Tensor]
-    """`W_enc`, `b_enc`, `W_dec`, `b_dec` and `threshold (d_sae,)`."""
+    """``W_enc``, ``b_enc``, ``W_dec``, ``b_dec`` and ``threshold (d_sae,)``."""
     apply_b_dec_to_input: bool
     k: int | None
     group_sizes: tuple[int, ...] | None
     trainer: dict[str, Any]
-    """The `trainer` part of `config.json`, empty where there is none."""
+    """The ``trainer`` part of ``config.json``; empty if there is none."""
     buffer: dict[str, Any]
 
     @property
@@ -49,7 +53,7 @@ class DictionaryLearningSae:
         return self.tensors["W_enc"].shape[1]
 
     def to_sae_lens(self, model_name: str | None, device: str = "cpu", dtype: str = "float32") -> dict[str, Any]:
-        """The configuration of a `jumprelu` SAE; `model_name` stands in where the file names none."""
+        """The configuration of a ``jumprelu`` SAE; ``model_name`` is used if the file names no model."""
         layer = self.trainer.get("layer")
         metadata: dict[str, Any] = {
             "sae_lens_version": _sae_lens_version(),
@@ -75,10 +79,10 @@ class DictionaryLearningSae:
 
 
 def read_dictionary_learning(weights_path: Path, config_path: Path | None = None) -> DictionaryLearningSae:
-    """Read and check a weights file (`.pt`, or safetensors) and its configuration.
+    """Read and check a weights file (``.pt``, or safetensors) and its configuration.
 
     Raises:
-        SaeFormatError: what is wrong, in one sentence.
+        SaeFormatError: the file cannot be read; the message says why.
     """
     state = _load_tensors(weights_path)
     config = _load_config(config_path)
@@ -89,7 +93,7 @@ def check_state(state: dict[str, Any], config: dict[str, Any], source: str) -> D
     """Check a state dict of one of the three classes and rename its tensors.
 
     Args:
-        source: named in error messages.
+        source: the file's name, for error messages.
     """
     trainer, buffer = config.get("trainer") or {}, config.get("buffer") or {}
     dict_class = trainer.get("dict_class")
@@ -121,13 +125,13 @@ def check_state(state: dict[str, Any], config: dict[str, Any], source: str) -> D
 
 
 def export_dictionary_learning(sae: SAE[Any], path: str | Path, k: int | None = None) -> Path:
-    """Write a `jumprelu` SAE as a `MatryoshkaBatchTopKSAE` folder whose `encode` gives the same activations.
+    """Write a ``jumprelu`` SAE as a ``MatryoshkaBatchTopKSAE`` folder whose ``encode`` gives the same activations.
 
-    Groups come from the metadata's `matryoshka_widths` (one group where there are none).
+    Groups come from the metadata's ``matryoshka_widths``; without it there is one group.
 
     Args:
-        sae: an SAE for inference; its thresholds must be equal, that class has a single one.
-        k: mean active latents, which the class wants as a whole number; None to take it from the metadata.
+        sae: an SAE for inference. Its thresholds must all be equal, because that class has a single threshold.
+        k: mean number of active latents, as the whole number that the class requires; from the metadata if None.
 
     Returns:
         The folder.
@@ -143,16 +147,16 @@ def export_dictionary_learning(sae: SAE[Any], path: str | Path, k: int | None = 
         raise SaeFormatError("dictionary_learning's format has one threshold, but this SAE has one for each latent.")
     if sae.cfg.normalize_activations != "none":
         raise SaeFormatError(
-            f"Activations are normalised at run time ({sae.cfg.normalize_activations}); fold that first."
+            f"Activations are normalized at run time ({sae.cfg.normalize_activations}); fold them into the SAE."
         )
     metadata = sae.cfg.metadata
     details = metadata.get("training_architecture_details") or {}
     k = k or metadata.get("k") or details.get("k")
     if k is None:
-        raise SaeFormatError("The metadata name no k, which dictionary_learning's format needs: give k.")
+        raise SaeFormatError("The metadata has no k, which dictionary_learning's format needs; pass k.")
     b_enc = state["b_enc"]
     if not sae.cfg.apply_b_dec_to_input:
-        # That class always subtracts b_dec; adding its image back leaves the encoder as it is.
+        # That class always subtracts b_dec from the input; adding b_dec @ W_enc to b_enc compensates for it.
         b_enc = b_enc + state["b_dec"] @ state["W_enc"]
     sizes = sizes_from_widths(metadata.get("matryoshka_widths") or [sae.cfg.d_sae])
     k = max(round(k), 1)

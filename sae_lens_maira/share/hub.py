@@ -1,4 +1,4 @@
-"""What goes wrong between this machine and the Hugging Face Hub, in one sentence."""
+"""Errors of the Hugging Face Hub's client, in one sentence."""
 
 from __future__ import annotations
 

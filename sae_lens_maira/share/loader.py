@@ -1,8 +1,8 @@
-"""Load released SAEs: `SAE.from_pretrained(repo, folder, converter=maira2_sae_loader)`, the same from disk, and import.
+"""Load released SAEs from the Hub or from disk, and import them into SAE-Lens's format.
 
-The folder names of `microsoft/maira-2-sae` were not seen when this was written, so nothing about them is assumed: a
-folder is searched for one weights file (and a `config.json` beside it), and when that does not decide, the error lists
-what is there. A folder in SAE-Lens's own format is passed on to SAE-Lens.
+``SAE.from_pretrained(repo, folder, converter=maira2_sae_loader)`` assumes nothing about the folder names of
+``microsoft/maira-2-sae``: it searches a folder for one weights file, with a ``config.json`` beside it. If there is not
+exactly one, the error lists the files. A folder in SAE-Lens's own format is passed on to SAE-Lens.
 """
 
 from __future__ import annotations

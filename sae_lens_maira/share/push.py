@@ -1,9 +1,9 @@
-"""Upload SAEs by SAE-Lens's own function: what leaves the machine is staged first, file by file and key by key.
+"""Upload SAEs with SAE-Lens's own function, from a staging folder that contains only what may leave the machine.
 
-1. Each SAE's `cfg.json` is copied with known keys only, its weights and sparsity as they are; nothing else is.
-   Runner configurations stay behind: they hold local paths and the names of data sets.
-2. A model card is written from those configurations.
-3. The repository is made, private unless asked otherwise, and the staged folder goes up. A dry run stops before this.
+1. Each SAE's ``cfg.json`` is copied with known keys only; its weights and sparsity are copied unchanged. Nothing else
+   is copied: runner configurations, for example, contain local paths and names of data sets.
+2. A model card is written from these configurations.
+3. The repository is created, private by default, and the staging folder is uploaded. A dry run stops before this.
 """
 
 from __future__ import annotations

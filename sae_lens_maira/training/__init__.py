@@ -2,14 +2,14 @@
 
 ::
 
-    config          TrainConfig: the mirror of a YAML in configs/
-    runner_config   SAE-Lens's own configurations, made from it
-    data            what a run trains on: live and cached activations behind one type
+    config          TrainConfig: the settings of a run, as in a YAML file in configs/
+    runner_config   SAE-Lens's own configurations, made from a TrainConfig
+    data            what a run trains on: live or cached activations behind one type
     run             train(): config -> SAE-Lens's runner -> an SAE-Lens folder, resumable
     multi           train_several(): the same for several SAEs on the same tokens
-    store           an ActivationsStore that remembers its buffer, and a runner that stops between steps
+    store           an ActivationsStore whose buffer is saved, and a runner that stops between steps
     evaluate        explained variance, L0, dead features and losses on held-out studies
-    result          a run's folder, before and after
+    result          a run's folder: checks before a run, files after it
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The training configuration: a dataclass whose mirror is a YAML file in `configs/`."""
+"""The training configuration: a dataclass that mirrors a YAML file such as those in ``configs/``."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ActivationsConfig(Settings):
 
     Args:
         cache: a folder written by ``sae-lens-maira cache``; null runs the model while the SAE trains.
-        kinds: train on these kinds of tokens only, such as ``[findings]``; null for all.
-        run_length: tokens that are read in one piece and stay in one window of the shuffle; null decides by the size
-            of the cache (see ``activations/shuffle.py``).
+        kinds: train only on these kinds of tokens, such as ``[findings]``; null for all.
+        run_length: number of neighboring tokens that are read together and stay in one window of the shuffle; null
+            chooses it by the size of the cache (see ``activations/shuffle.py``).
     """
 
     GROUP = "activations."
@@ -42,20 +42,20 @@ class TrainConfig(Settings):
     """One training run.
 
     Args:
-        hook_name: where the SAE reads, such as ``blocks.15.hook_resid_post``.
-        context_size: tokens per row; longer rows are cut, and how many is logged.
+        hook_name: the SAE's hook point, such as ``blocks.15.hook_resid_post``.
+        context_size: tokens per row; longer rows are cut, and their number is logged.
         sae: ``architecture``, one of ``d_sae`` and ``expansion_factor`` (d_sae divided by the model's width), and the
             architecture's own settings; ``d_in`` is the model's width.
-        saes: SAEs to train in one run on the same tokens, by name: for each its ``hook_name`` and settings of ``sae``,
-            where they differ from those above. An entry with its own ``architecture`` takes nothing from ``sae``.
+        saes: several SAEs to train in one run on the same tokens: each SAE's name, its ``hook_name``, and its settings
+            that differ from ``sae``. An entry that gives an ``architecture`` takes nothing from ``sae``.
         model: the model whose activations are read.
         source: where studies come from.
         policy: which tokens are kept.
-        activations: which activations to train on, and cached ones to read in place of running the model.
-        max_norm_multiple: leave out activations whose norm is more than this many medians (attention sinks); the median
-            is that of the first 64 studies' tokens that are trained on.
-        shuffle_seed: decides the order of the rows.
-        n_eval_batches: batches of held-out rows in the evaluation after training.
+        activations: which activations to train on, and the cache to read instead of running the model.
+        max_norm_multiple: leave out activations whose norm is more than this many times the median (attention sinks);
+            the median is computed over the training tokens of the first 64 studies.
+        shuffle_seed: determines the order of the rows.
+        n_eval_batches: number of batches of held-out rows in the evaluation after training.
         runner: settings of SAE-Lens's ``LanguageModelSAERunnerConfig``, by their own names.
         logger: settings of SAE-Lens's ``LoggingConfig``; Weights & Biases is off unless turned on here.
     """
@@ -87,8 +87,8 @@ def load_config(path: Path, given: Mapping[str, Any] | None = None) -> TrainConf
     """Read a YAML file.
 
     Args:
-        path: of the file.
-        given: settings that are laid over the file's, in the same form.
+        path: the file.
+        given: settings that override the file's, in the same form.
 
     Raises:
         ConfigError: the file is missing or broken, or a setting is unknown or wrong.

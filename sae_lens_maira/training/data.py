@@ -1,4 +1,4 @@
-"""What a run trains on: rows for the live model or a cache of activations, with one rule of which tokens take part."""
+"""What a run trains on: rows for the live model, or a cache of activations; both select tokens by the same rule."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains on and is scored on.
+    """The data for training and for scores.
 
     Args:
-        rows: for SAE-Lens's store: the rows to train on; with a cache the held-out ones, which SAE-Lens's own
-            evaluations during training read.
+        rows: the rows for SAE-Lens's store. Without a cache these are the rows to train on; with a cache, held-out rows
+            for SAE-Lens's own evaluations during training.
         held_out: rows of the studies that are held out of training.
-        selection: which tokens take part.
-        kinds: column ``kinds`` of all studies' rows, by study; None with a cache.
-        provider: cached activations in place of the model's.
+        selection: which tokens are trained on.
+        kinds: column ``kinds`` of the rows of all studies, by study; None with a cache.
+        provider: cached activations; None without a cache.
     """
 
     rows: Dataset
@@ -57,14 +57,14 @@ def training_data(
     """The data of a run, from the live model or from the cache that the configuration names.
 
     Args:
-        config: of the run.
-        model: with the run's studies and policy.
-        hook_names: where SAEs read: one name for a run of one SAE, a sequence for a run of several.
+        config: the run's configuration.
+        model: bound to the run's studies and policy.
+        hook_names: the hook point of one SAE, or the hook points of several as a sequence.
         runner: SAE-Lens's configuration of the run.
 
     Raises:
-        CacheMismatch: the cache was made with something else.
-        CacheError: it is damaged, or has no such hook point.
+        CacheMismatch: the cache was made with another model, source or policy.
+        CacheError: the cache is damaged, or has no such hook point.
     """
     selection = token_selection(config, len(model.studies))
     if config.activations.cache is None:
@@ -73,11 +73,11 @@ def training_data(
 
 
 def token_selection(config: TrainConfig, n_studies: int) -> TokenSelection:
-    """The tokens that a configuration trains on, whatever their norms.
+    """The tokens that a configuration trains on, before norms are limited.
 
     Args:
-        config: of the run.
-        n_studies: studies of the source, of which the last ones are held out.
+        config: the run's configuration.
+        n_studies: number of studies of the source; the last ones are held out.
     """
     kinds = config.activations.kinds
     return TokenSelection(
@@ -149,7 +149,7 @@ def _cached_data(
 def _limit_norms(
     config: TrainConfig, selection: TokenSelection, stream: Iterable[Block], hook_names: str | Sequence[str]
 ) -> TokenSelection:
-    """Report the first studies' norms, and limit norms if the configuration says so."""
+    """Log the norms of the first studies, and limit norms if the configuration asks for it."""
     few = measured_studies(selection)
     blocks = list(until_study(stream, few.n_studies or 0))
     for norms in measure_norms(blocks, selection=few).values():

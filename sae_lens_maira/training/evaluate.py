@@ -1,4 +1,4 @@
-"""How good an SAE is, on rows that it was not trained on: SAE-Lens's `run_evals`, and the share of dead features."""
+"""Scores of an SAE on held-out rows: SAE-Lens's ``run_evals``, and the share of dead features."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class SaeScores:
         l0: mean number of active features per token.
         dead_share: share of features that never fired on the evaluated tokens.
         ce_loss: the model's loss on the rows' tokens.
-        ce_loss_with_sae: the loss with the SAE's reconstruction in place of the activations.
-        ce_loss_with_ablation: the loss with zeros in place of the activations.
-        n_tokens: how many tokens were evaluated.
+        ce_loss_with_sae: the loss when the SAE's reconstruction replaces the activations.
+        ce_loss_with_ablation: the loss when zeros replace the activations.
+        n_tokens: number of tokens that were evaluated.
     """
 
     explained_variance: float
@@ -40,7 +40,7 @@ class SaeScores:
     n_tokens: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The scores as plain values."""
         return asdict(self)
 
     def describe(self) -> str:
@@ -66,13 +66,13 @@ def evaluate_sae(
     """Score an SAE.
 
     Args:
-        sae: an inference SAE whose metadata names hook point and context size.
-        model: the model that it was trained on.
-        dataset: rows; their order is the order of evaluation.
-        n_batches: how many batches to run.
+        sae: an inference SAE whose metadata gives its hook point and context size.
+        model: the model on whose activations the SAE was trained.
+        dataset: rows, evaluated in their order.
+        n_batches: number of batches to run.
         batch_size: rows per batch.
-        exclude_special_tokens: ids whose activations do not count.
-        seqpos_slice: positions that count, as in SAE-Lens.
+        exclude_special_tokens: token ids that are left out.
+        seqpos_slice: positions in a row that are evaluated, as in SAE-Lens.
     """
     store = ActivationsStore(
         model=model,

@@ -1,4 +1,4 @@
-"""The groups ``sae``, ``runner`` and ``logger`` mirror SAE-Lens's dataclasses: names and types are checked here."""
+"""Checks the groups ``sae``, ``runner`` and ``logger`` against SAE-Lens's dataclasses, which they mirror."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sae_lens_maira.errors import ConfigError
 from sae_lens_maira.setting_values import check_names, convert
 from sae_lens_maira.training.config import TrainConfig
 
-# Set by this package, and not to be set in `runner`.
+# Set by this package; refused in `runner`.
 _OWN_RUNNER_FIELDS = {
     "sae",
     "saes",
@@ -35,7 +35,7 @@ _OWN_RUNNER_FIELDS = {
     "checkpoint_path",
     "resume_from_checkpoint",
 }
-# Limits that SAE-Lens's annotations do not say.
+# Limits that SAE-Lens's annotations do not contain.
 _LIMITS: dict[str, Any] = {
     "training_tokens": Ge(1),
     "train_batch_size_tokens": Ge(1),
@@ -55,10 +55,10 @@ _LIMITS: dict[str, Any] = {
 
 
 def with_sae_lens_types(config: TrainConfig) -> TrainConfig:
-    """A configuration whose mirrored settings have the types that SAE-Lens gives them.
+    """A copy of a configuration whose mirrored settings are converted to SAE-Lens's types.
 
     Raises:
-        ConfigError: naming a setting that SAE-Lens does not know, or that is of another type.
+        ConfigError: SAE-Lens does not know a setting, or gives it another type; the message names it.
     """
     from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig
     from sae_lens.multi_sae_training_runner import MultiSAETrainingRunnerConfig
@@ -80,7 +80,7 @@ def with_sae_lens_types(config: TrainConfig) -> TrainConfig:
 
 
 def architecture_config(settings: Mapping[str, Any]) -> Any:
-    """SAE-Lens's class for the settings of an architecture.
+    """SAE-Lens's configuration class of an architecture.
 
     Raises:
         ConfigError: the architecture is unknown.

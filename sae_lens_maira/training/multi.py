@@ -1,7 +1,7 @@
-"""Several SAEs in one run: SAE-Lens's multi-SAE runner on one pass over the model, or on one cache, resumable.
+"""Several SAEs in one run: SAE-Lens's multi-SAE runner on one live model or one cache, resumable.
 
 The SAEs see the same tokens in the same order, at one hook point or at several. ``max_norm_multiple`` leaves out a
-token whose norm is far above the median at any of the hook points.
+token if its norm is far above the median at any of the hook points.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class ResumableMultiRunner(MultiSAETrainingRunner):
 
     Args:
         cfg: SAE-Lens's configuration.
-        model: that activations come from; with a cache it only serves SAE-Lens's evaluations.
+        model: the model to read; with a cache, only SAE-Lens's evaluations run it.
         data: what the run trains on.
     """
 
     def __init__(self, cfg: Any, model: HookedVisionLanguageModel, data: TrainingData) -> None:
-        torch.manual_seed(cfg.seed)  # SAE-Lens initializes the SAEs from wherever the random numbers are
+        torch.manual_seed(cfg.seed)  # SAE-Lens does not seed the initialization of SAEs
         super().__init__(cfg, override_dataset=data.rows, override_model=model)
         self.store = ResumableActivationsStore(self.activations_store, data, cfg.seed)
         self.activations_store = self.store
@@ -66,7 +66,7 @@ class ResumableMultiRunner(MultiSAETrainingRunner):
                 scaler = own.activation_scaler
                 is_normalized = self.saes[name].cfg.normalize_activations == "expected_average_only_in"
                 if is_normalized and scaler.scaling_factor is None:
-                    # SAE-Lens would use up batches for an estimate.
+                    # SAE-Lens would estimate it, which uses up batches.
                     scaler.scaling_factor = self.store.provider.scaling_factors[trainer.hook_names[name]]
         return fit_or_save(trainer, self.store)
 
@@ -83,15 +83,15 @@ def train_several(
 
     Args:
         config: what to train.
-        path: the folder of the run's checkpoints; each SAE gets a folder of its name in it.
-        studies: in place of ``config.source``'s.
-        resume: go on from the newest whole checkpoint in ``path``; from the start if there is none, not at all if the
-            run is finished.
+        path: folder of the run; checkpoints are kept here, and each SAE gets a subfolder with its name.
+        studies: studies to use instead of ``config.source``.
+        resume: continue from the newest complete checkpoint in ``path``, or from the start if there is none; a
+            finished run is returned as it is.
         overwrite: allow ``path`` to hold an earlier result.
 
     Raises:
         ConfigError: a setting does not fit the model or SAE-Lens, or ``path`` holds something else.
-        Interrupted: Ctrl-C; a checkpoint was saved.
+        Interrupted: Ctrl-C was pressed; a checkpoint was saved.
     """
     if not config.saes:
         raise ConfigError("saes is missing: the names of the SAEs to train, with the settings of each.")

@@ -1,4 +1,4 @@
-"""A run's folder: what is in it when a run may start, and what it holds when the run is finished."""
+"""A run's folder: checks before a run starts, and the files that a finished run leaves."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TrainingResult:
     Args:
         sae: the inference SAE, as SAE-Lens loads it from ``path``.
         path: SAE-Lens's folder, with ``config.yaml`` and ``scores.json`` beside its own files.
-        scores: on held-out studies.
+        scores: scores on held-out studies.
     """
 
     sae: SAE[Any]
@@ -59,7 +59,7 @@ def check_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite: bo
     """Refuse to mix runs.
 
     Raises:
-        ConfigError: the folder holds another run, or one that ``resume`` or ``overwrite`` would have to allow.
+        ConfigError: the folder holds another run, or this run and neither ``resume`` nor ``overwrite`` is given.
     """
     written = path / CONFIG_NAME
     if written.is_file() and not overwrite:
@@ -75,7 +75,7 @@ def check_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite: bo
 
 
 def start_folder(config: TrainConfig, path: Path, *, overwrite: bool) -> None:
-    """Write the configuration down, once everything fits together; of a run to overwrite nothing is left before."""
+    """Write the configuration, after removing an earlier run if ``overwrite`` is given."""
     if overwrite:
         remove_run(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def start_folder(config: TrainConfig, path: Path, *, overwrite: bool) -> None:
 
 
 def remove_run(path: Path) -> None:
-    """Remove what a run leaves in its folder, checkpoints first, and nothing else that lies there."""
+    """Remove a run's files from its folder, checkpoints first; other files stay."""
     if not (path / CONFIG_NAME).is_file():
         return
     names = yaml.safe_load((path / CONFIG_NAME).read_text(encoding="utf-8")).get("saes") or {}
@@ -101,19 +101,19 @@ def is_finished(path: Path) -> bool:
 
 
 def mark_finished(path: Path, scores: Any) -> None:
-    """Write a run's scores, which come last."""
+    """Write a run's scores; this file marks a run as finished."""
     write_text(path / SCORES_NAME, json.dumps(scores, indent=1))
 
 
 def finish_result(config: TrainConfig, path: Path, sae: SAE[Any], scores: SaeScores) -> TrainingResult:
-    """Put configuration and scores beside an SAE."""
+    """Write configuration and scores next to an SAE, and return the result."""
     _write_config(config, path)
     mark_finished(path, scores.to_dict())
     return TrainingResult(sae, path, scores)
 
 
 def read_result(path: Path, device: str) -> TrainingResult:
-    """The result in a folder."""
+    """Read the result in a folder."""
     scores = SaeScores(**json.loads((path / SCORES_NAME).read_text(encoding="utf-8")))
     return TrainingResult(SAE.load_from_disk(path, device=device), path, scores)
 
@@ -123,10 +123,10 @@ def score(sae: SAE[Any], model: HookedVisionLanguageModel, held_out: Dataset, ru
 
     Args:
         sae: as SAE-Lens loads it.
-        model: that it was trained on.
-        held_out: rows.
+        model: the model on whose activations the SAE was trained.
+        held_out: held-out rows.
         runner: SAE-Lens's configuration of the run.
-        n_batches: batches of rows.
+        n_batches: number of batches of rows.
     """
     excluded = runner.exclude_special_tokens
     return evaluate_sae(

@@ -1,4 +1,4 @@
-"""From a configuration to a trained SAE: SAE-Lens's runner on HookedMaira2."""
+"""From a configuration to a trained SAE: SAE-Lens's runner on a hooked model."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def train(
 
     Args:
         config: what to train.
-        path: the result's folder, where checkpoints are kept too.
-        studies: in place of ``config.source``'s.
-        resume: go on from the newest whole checkpoint in ``path``; from the start if there is none, not at all if the
-            run is finished.
+        path: folder for the result and the checkpoints.
+        studies: studies to use instead of ``config.source``.
+        resume: continue from the newest complete checkpoint in ``path``, or from the start if there is none; a
+            finished run is returned as it is.
         overwrite: allow ``path`` to hold an earlier result.
 
     Raises:
         ConfigError: a setting does not fit the model or SAE-Lens, or ``path`` holds something else.
-        Interrupted: Ctrl-C; a checkpoint was saved.
+        Interrupted: Ctrl-C was pressed; a checkpoint was saved.
     """
     if config.saes:
         raise ConfigError("The configuration names several SAEs in saes; call train_several, or leave saes out.")
@@ -82,7 +82,7 @@ def train(
 
 @contextmanager
 def without_misleading_warnings() -> Iterator[None]:
-    """Silence SAE-Lens where it compares rows with tokens, or misses the given model and dataset in a configuration."""
+    """Silence warnings of SAE-Lens that do not apply to rows, or to a model and dataset that are passed directly."""
     sae_lens_logger = logging.getLogger("sae_lens")
     level = sae_lens_logger.level
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""SAE-Lens's own configurations, made from ours: of a run of one SAE, and of a run of several."""
+"""SAE-Lens's own configurations, made from a TrainConfig: for a run of one SAE, and for a run of several."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def to_runner_config(
     """The configuration of SAE-Lens's runner of one SAE.
 
     Raises:
-        ConfigError: naming a setting that SAE-Lens does not know, or that does not fit the model.
+        ConfigError: SAE-Lens does not know a setting, or it does not fit the model; the message names it.
     """
     config = with_sae_lens_types(config)
     settings = _shared_settings(config, model, path)
@@ -46,7 +46,7 @@ def to_multi_runner_config(
     """The configuration of SAE-Lens's runner of several SAEs.
 
     Raises:
-        ConfigError: naming a setting that SAE-Lens does not know, or that does not fit the model.
+        ConfigError: SAE-Lens does not know a setting, or it does not fit the model; the message names it.
     """
     config = with_sae_lens_types(config)
     settings = _shared_settings(config, model, path)
@@ -78,12 +78,12 @@ def single_configs(config: TrainConfig) -> dict[str, TrainConfig]:
 
 
 def checkpoint_path(path: Path) -> str:
-    """Where a run's checkpoints are kept: SAE-Lens would append a random name, which resuming cannot guess."""
+    """Where a run's checkpoints are kept. SAE-Lens would append a random name, which a resumed run does not know."""
     return str(path / "checkpoints")
 
 
 def _shared_settings(config: TrainConfig, model: HookedVisionLanguageModel, path: Path) -> dict[str, Any]:
-    """What both of SAE-Lens's configurations take."""
+    """Settings of both of SAE-Lens's configurations."""
     leaves_out_study_token = config.policy.image_tokens == "none"
     return {
         **config.runner,
@@ -130,7 +130,7 @@ def sae_config(settings: dict[str, Any], d_model: int) -> Any:
 
 @contextmanager
 def _as_config_errors(group: str) -> Iterator[None]:
-    """What SAE-Lens refuses in a group of settings is the user's to mend."""
+    """Turn SAE-Lens's errors about a group of settings into :class:`~sae_lens_maira.errors.ConfigError`."""
     try:
         yield
     except ConfigError:

@@ -1,10 +1,11 @@
-"""Stopping and going on: the pieces that SAE-Lens's runners lack to resume to the same weights.
+"""Stopping and resuming: what SAE-Lens's runners lack to reach the same weights after an interruption.
 
-1. SAE-Lens's ``ActivationsStore`` remembers how many rows it has read, not what is still in its buffer or the state of
-   its shuffling; a resumed run therefore trains on other batches. :class:`ResumableActivationsStore` saves all three.
-2. On Ctrl-C SAE-Lens's runners raise wherever they are, possibly half way through an optimizer step. The runners of
-   this package stop between two steps and save a whole checkpoint.
-3. SAE-Lens saves periodic checkpoints before it counts the step, and starts its list of them from the beginning.
+1. SAE-Lens's ``ActivationsStore`` saves how many rows it has read, but not its buffer or the state of its shuffling, so
+   a resumed run trains on other batches. :class:`ResumableActivationsStore` saves all three.
+2. On Ctrl-C, SAE-Lens's runners raise immediately, possibly in the middle of an optimizer step. The runners of this
+   package stop between two steps and save a complete checkpoint.
+3. SAE-Lens saves periodic checkpoints before it counts the step, and a resumed run repeats those that were saved
+   already. :func:`set_counts_right` corrects both.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ class ResumableActivationsStore(ActivationsStore):
     over hook points), plus one batch of rows.
 
     Args:
-        store: SAE-Lens's own, whose settings are taken over, and which has not been read from yet.
+        store: SAE-Lens's own store, not read from yet; its settings are copied.
         data: what the run trains on.
-        seed: of the shuffling.
+        seed: seed of the shuffling.
 
     Attributes:
-        stop_request: once it is made, no further batch is given.
+        stop_request: once a stop is requested, no further batch is served.
     """
 
     def __init__(self, store: ActivationsStore, data: TrainingData, seed: int) -> None:
@@ -70,15 +71,17 @@ class ResumableActivationsStore(ActivationsStore):
     def get_batch_tokens(
         self, batch_size: int | None = None, raise_at_epoch_end: bool = False, move_to_model_device: bool = True
     ) -> Int[Tensor, "batch context"]:
-        """The next rows; a batch that reaches the end of an epoch goes on with the next, and ``raise_at_epoch_end`` is
-        ignored: SAE-Lens would drop the last rows of each epoch if they fill no batch, the same ones every time.
+        """The next rows; ``raise_at_epoch_end`` is ignored.
+
+        A batch that reaches the end of an epoch continues with the next one. SAE-Lens would drop the last rows of each
+        epoch if they do not fill a batch, and those are the same rows in every epoch.
         """
         self._n_rows += batch_size or self.store_batch_size_prompts
         return super().get_batch_tokens(batch_size, False, move_to_model_device)
 
     @torch.no_grad()
     def selected_block(self) -> Block:
-        """The selected tokens of the next batch of rows, with the activations at all hook points."""
+        """The selected tokens of the next batch of rows, with their activations at all hook points."""
         rows = self.get_batch_tokens()
         found = (
             {self.hook_name: self.get_activations(rows)}
@@ -103,7 +106,7 @@ class ResumableActivationsStore(ActivationsStore):
         return block.keep(self._selection.of(block))
 
     def get_filtered_llm_batch(self, raise_on_epoch_end: bool = False) -> Float[Tensor, "n_tokens d_in"]:
-        """The selected activations of the next batch of rows; those of several hook points side by side."""
+        """The selected activations of the next batch of rows; several hook points are concatenated along ``d_in``."""
         return torch.cat(list(self.selected_block().activations.values()), dim=1)
 
     def get_data_loader(self) -> Iterator[Tensor]:
@@ -187,12 +190,12 @@ class ResumableRunner(LanguageModelSAETrainingRunner):
 
     Args:
         cfg: SAE-Lens's configuration.
-        model: that activations come from; with a cache it only serves SAE-Lens's evaluations.
+        model: the model to read; with a cache, only SAE-Lens's evaluations run it.
         data: what the run trains on.
     """
 
     def __init__(self, cfg: Any, model: HookedVisionLanguageModel, data: TrainingData) -> None:
-        torch.manual_seed(cfg.seed)  # SAE-Lens initializes the SAE from wherever the random numbers are
+        torch.manual_seed(cfg.seed)  # SAE-Lens does not seed the initialization of SAEs
         super().__init__(cfg, override_dataset=data.rows, override_model=model)
         self.store = ResumableActivationsStore(self.activations_store, data, cfg.seed)
         self.activations_store = self.store
@@ -206,13 +209,13 @@ class ResumableRunner(LanguageModelSAETrainingRunner):
             and self.sae.cfg.normalize_activations == "expected_average_only_in"
             and scaler.scaling_factor is None
         ):
-            # SAE-Lens would use up batches for an estimate.
+            # SAE-Lens would estimate it, which uses up batches.
             scaler.scaling_factor = provider.scaling_factor
         return fit_or_save(trainer, self.store)
 
 
 def set_counts_right(trainer: Any, batch_size: int) -> None:
-    """Set the counts that SAE-Lens does not restore: steps that were taken, and checkpoints that were saved."""
+    """Set the counts that SAE-Lens does not restore: finished steps, and checkpoints that are still to be saved."""
     trainer.n_training_steps = trainer.n_training_samples // batch_size
     trainer.checkpoint_thresholds = [
         threshold for threshold in trainer.checkpoint_thresholds if threshold > trainer.n_training_samples
@@ -220,10 +223,10 @@ def set_counts_right(trainer: Any, batch_size: int) -> None:
 
 
 def fit_or_save(trainer: Any, store: ResumableActivationsStore) -> Any:
-    """Train to the end; or to Ctrl-C, and save a whole checkpoint.
+    """Train to the end, or until Ctrl-C, then save a complete checkpoint.
 
     Raises:
-        Interrupted: Ctrl-C.
+        Interrupted: Ctrl-C was pressed.
     """
     with noticed_interruptions(_ANSWER) as request:
         store.stop_request = request
@@ -235,13 +238,13 @@ def fit_or_save(trainer: Any, store: ResumableActivationsStore) -> Any:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the most training samples that was written to its end."""
+    """The complete checkpoint with the most training samples."""
     checkpoints = [path for path in folder.glob("*") if path.name.isdigit() and _is_whole(path)]
     return max(checkpoints, key=lambda path: int(path.name), default=None)
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether SAE-Lens wrote a checkpoint to its end: the runner's configuration comes last."""
+    """Whether a checkpoint is complete: SAE-Lens writes the runner's configuration last."""
     try:
         json.loads((checkpoint / RUNNER_CFG_FILENAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -24,7 +24,7 @@ N_FILE_EVENTS = 26  # about as many as an uninterrupted run has
 
 
 def run_child(path: Path, die_at_event: int | None) -> int:
-    """Fork a process that caches, perhaps until the file system is touched so many times; its id."""
+    """Fork a process that caches, and return its id; None lets it finish, a number kills it at that file event."""
     pid = os.fork()
     if pid:
         return pid

@@ -1,4 +1,4 @@
-"""Residual norms: numbers by hand, and what max_norm_multiple leaves out."""
+"""Residual norms, computed by hand, and what max_norm_multiple leaves out."""
 
 import numpy as np
 import pytest

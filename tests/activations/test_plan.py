@@ -38,7 +38,7 @@ def test_the_example_is_read_and_wrong_settings_are_named(tmp_path):
     assert config.hook_names == ("blocks.2.hook_resid_post",)
     assert refused("hook_name: a") == "Unknown setting 'hook_name'; did you mean hook_names?"
     assert refused("dtype: float16") == (
-        "hook_names is missing: hook points, all cached in one pass, such as ``[blocks.15.hook_resid_post]``."
+        "hook_names is missing: hook points, such as ``[blocks.15.hook_resid_post]``; all are cached in one pass."
     )
     assert refused("hook_names: [a, a]") == "hook_names names a hook point twice."
     assert refused("{hook_names: [a], dtype: int8}") == "dtype 'int8' is unknown; choose float32, bfloat16 or float16."

@@ -1,4 +1,4 @@
-"""Batches from a cache: what is in them, resuming, selections, several hook points; and the form for SAE-Lens."""
+"""Batches from a cache: their contents, resuming, selections, several hook points; and the export for SAE-Lens."""
 
 from itertools import islice
 from typing import Any
@@ -39,7 +39,7 @@ def sorted_rows(values: torch.Tensor) -> np.ndarray:
 @settings(max_examples=25, deadline=None)
 @given(batch_size=st.integers(1, 3000), run_length=st.sampled_from([1, 7, 64]), n_epochs=st.integers(1, 3))
 def test_every_activation_comes_once_an_epoch(cache, stored, batch_size, run_length, n_epochs):
-    """The concatenated batches of whole epochs are each stored row so many times."""
+    """Whole epochs contain each stored row once per epoch."""
     provider = CachedActivations(cache, HOOKS[0], batch_size=batch_size, run_length=run_length, window_bytes=1 << 15)
     n_rows = n_epochs * len(stored)
     batches = list(islice(provider, -(-n_rows // batch_size)))
@@ -131,7 +131,7 @@ def test_the_export_is_the_kept_tokens_end_to_end(cache, stored, tmp_path, caplo
     with caplog.at_level("INFO"):
         n_contexts = export_for_sae_lens(cache, HOOKS[0], tmp_path / "out", context_size=48, show_progress=False)
     assert n_contexts == len(stored) // 48
-    assert f"the last {len(stored) - 48 * n_contexts} tokens fill none and are left out" in caplog.text
+    assert f"the last {len(stored) - 48 * n_contexts} tokens do not fill a context and are left out" in caplog.text
     dataset: Any = datasets.load_from_disk(str(tmp_path / "out")).with_format("torch")
     assert torch.equal(dataset[:][HOOKS[0]].reshape(-1, cache.d_in), stored[: 48 * n_contexts])
     token_ids = torch.cat([block.token_ids for block in cache.blocks(HOOKS[0])])
@@ -146,7 +146,7 @@ def test_the_export_is_the_kept_tokens_end_to_end(cache, stored, tmp_path, caplo
 
 
 def test_memory_of_a_batch_is_used_again_only_when_nothing_refers_to_it(cache):
-    """A batch, a view of it, or what autograd keeps of it must never change under its holder."""
+    """A batch must not change while it, a view of it, or autograd's copy of it is in use."""
     provider = CachedActivations(cache, HOOKS[0], batch_size=64)
     weights = torch.ones(cache.d_in, requires_grad=True)
     kept = [(batch, batch.clone()) for batch in islice(provider, 9)]

@@ -1,4 +1,4 @@
-"""Killed, interrupted, out of disk, split over machines: the cache ends as if nothing had happened."""
+"""Killed, interrupted, out of disk space, split over machines: the resulting cache is the same."""
 
 import errno
 import json
@@ -54,7 +54,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_next_run_does(tmp_path):
-    """A real process, and a real signal when its second unit is done."""
+    """A real process that gets a real signal when its second unit is done."""
     config = {
         "model": {"name": str(CHECKPOINT_PATH), "device": "cpu"},
         "source": {"kind": "phantom", "n_studies": 40, "seed": 3},
@@ -92,7 +92,7 @@ def test_what_decides_no_value_may_change_between_runs(cached_model, cache_path,
 
 @pytest.mark.parametrize("together", [True, False])
 def test_shards_equal_the_unsharded_cache(cached_model, cache_path, tmp_path, together):
-    """In one folder, or each in its own and merged by links."""
+    """In one shared folder, or in one folder per shard, merged by links."""
     parts = [tmp_path / "part" if together else tmp_path / f"part-{index}" for index in range(3)]
     reports = [
         write_cache(cached_model, part, make_settings(), shard=Shard(index, 3), show_progress=False)
@@ -151,7 +151,7 @@ def fill_and_go_on(path: Path, cached_model, whole: Path, make_room) -> None:
 
 
 def test_a_full_disk_stops_with_a_sentence_and_the_next_run_goes_on(cached_model, cache_path, tmp_path):
-    """A small file system of its own, which only an administrator may mount; the next test needs no rights."""
+    """A small file system for this test, which only root may mount; the next test needs no rights."""
     size = sum(file.stat().st_size for file in cache_path.rglob("*") if file.is_file())
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -170,7 +170,7 @@ def test_a_full_disk_stops_with_a_sentence_and_the_next_run_goes_on(cached_model
 
 
 def test_a_file_size_limit_stops_with_a_sentence_and_the_next_run_goes_on(cached_model, cache_path, tmp_path):
-    """The same error path as a full disk, where nothing can be mounted."""
+    """The same error as for a full disk, on machines where nothing can be mounted."""
     largest = max(file.stat().st_size for file in cache_path.rglob("*.safetensors"))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     restore = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)  # noqa: E731
@@ -235,7 +235,7 @@ def test_a_unit_of_broken_studies_only_is_empty(tmp_path):
 
 
 class TroubledImage:
-    """An image that the machine cannot open now."""
+    """An image that the machine cannot open at the moment."""
 
     def open(self):
         raise OSError(errno.EMFILE, "Too many open files")

@@ -1,4 +1,4 @@
-"""The shuffle: each token once an epoch, whatever the sizes; and how well it mixes."""
+"""The shuffle: each token once per epoch, for all sizes; and how well it mixes."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 
 
 def test_with_runs_of_one_every_token_is_as_likely_at_every_place():
-    """Chi-squared over 12,000 seeds: each of 6 tokens at each of 6 places; 25 degrees of freedom."""
+    """Chi-squared over 12,000 seeds: each of 6 tokens at each of 6 positions; 25 degrees of freedom."""
     counts = np.zeros((6, 6))
     for seed in range(12_000):
         counts[np.arange(6), GlobalShuffle(6, seed, run_length=1, window=2).take(0, 0, 6)] += 1
@@ -60,7 +60,7 @@ def test_with_runs_of_one_every_token_is_as_likely_at_every_place():
 
 @pytest.mark.parametrize(("run_length", "expected"), [(1, 255 / 65_535), (32, 31 / 65_535 + 224 / 65_535)])
 def test_neighbours_meet_in_a_batch_no_more_often_than_in_a_random_sample(run_length, expected):
-    """Batches of 256 of 65,536 tokens with one window: the chance that a token's neighbour is in its batch."""
+    """Batches of 256 of 65,536 tokens with one window: the chance that a token's neighbor is in its batch."""
     order = GlobalShuffle(65_536, 3, run_length, window=65_536)
     meetings = 0
     for start in range(0, 65_536, 256):

@@ -1,4 +1,4 @@
-"""What is in a cache: held against the live model, the safetensors library and the documented format."""
+"""The contents of a cache, compared with the live model, the safetensors library and the documented format."""
 
 import hashlib
 import json
@@ -112,7 +112,7 @@ def test_a_dtype_that_cannot_hold_the_values_is_an_error_not_infinity(tmp_path):
     model = make_model(make_studies(2))
     with torch.no_grad():
         model.W_E.mul_(1e6)
-    with pytest.raises(CacheError, match="which float16 cannot hold; choose cache.dtype bfloat16 or float32"):
+    with pytest.raises(CacheError, match="which float16 cannot hold; choose dtype bfloat16 or float32"):
         write_cache(model, tmp_path, make_settings(dtype="float16"), show_progress=False)
 
 
@@ -126,7 +126,7 @@ def test_a_hook_point_that_does_not_exist_or_was_not_cached_is_refused(cached_mo
 
 
 def test_a_unit_is_a_function_of_its_number(cached_model, cache_path, tmp_path):
-    """Made alone, as any scheduler may ask for it, it is written to the same bytes."""
+    """A unit that is made alone, as a scheduler may do, is written to the same bytes."""
     header = read_header(cache_path)
     for unit in (4, 1):
         block = make_unit(cached_model, make_settings(workers=1, decode_ahead=1), unit)
@@ -137,7 +137,7 @@ def test_a_unit_is_a_function_of_its_number(cached_model, cache_path, tmp_path):
 
 
 def test_live_and_cached_streams_give_the_same_blocks(cached_model, cache_path):
-    """Also from some studies of the source, whose first and last blocks are cut."""
+    """Also for a part of the source, whose first and last blocks are cut."""
     cache = ActivationCache.open(cache_path)
     settings = make_settings()
     live = LiveActivations(cached_model, HOOKS, block_size=5, max_batch_tokens=settings.max_batch_tokens)

@@ -60,10 +60,10 @@ def test_the_helps_of_train_and_cache_list_every_field_with_its_default(capsys):
     text = help_of("train", capsys=capsys)
     for field in fields(TrainConfig):
         assert re.search(rf"--{field.name}\b", text), field.name
-    assert "--model.dtype {float32,bfloat16,float16,auto} of the weights" in text
-    assert "--shuffle_seed N decides the order of the rows (default: 0)" in text
+    assert "--model.dtype {float32,bfloat16,float16,auto} data type of the weights" in text
+    assert "--shuffle_seed N determines the order of the rows (default: 0)" in text
     assert "--source.seed N phantom: of the studies (default: 0)" in text
-    assert "--hook_name HOOK_NAME where the SAE reads, such as blocks.15.hook_resid_post (required)" in text
+    assert "--hook_name HOOK_NAME the SAE's hook point, such as blocks.15.hook_resid_post (required)" in text
     assert "SAE-Lens's LanguageModelSAERunnerConfig, by their own names. Written --runner.NAME VALUE" in text
     own = set(MairaMatryoshkaTrainingSAEConfig.__annotations__)
     assert own == set(re.findall(r"--sae\.(\w+) VALUE", text)) - {"NAME"}

@@ -53,8 +53,8 @@ def test_written_tables_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "a,b\n1,2\n", "No feature column was recognised in .*; its columns are a, b"),
-        ("a.csv", "feature,b\n1,2\n", "No text column was recognised in .*; its columns are b, feature"),
+        ("a.csv", "a,b\n1,2\n", "No feature column was recognized in .*; its columns are a, b"),
+        ("a.csv", "feature,b\n1,2\n", "No text column was recognized in .*; its columns are b, feature"),
         ("a.csv", "feature,text\n", "holds no rows"),
         ("a.csv", "feature,text\n9,x\n", "describes feature 9, but the SAE has 8"),
         ("a.csv", "feature,text\nnone,x\n", "'none' in .* is not the number of a feature"),

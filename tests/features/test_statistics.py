@@ -1,4 +1,4 @@
-"""Streamed numbers against plain ones."""
+"""Statistics that are computed in chunks, against plain formulas."""
 
 import itertools
 
@@ -26,7 +26,7 @@ from tests.features.sparse_matrices import matrices, write
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    """So that streaming has something to join."""
+    """Makes chunks small, so that several have to be joined."""
     monkeypatch.setattr(statistics, "_BUFFER", 3)
     monkeypatch.setattr(statistics, "_CHUNK", 4)
     monkeypatch.setattr(labels_module, "_CHUNK", 2)
@@ -135,7 +135,7 @@ def test_the_area_under_the_curve_counts_pairs(pairs):
 
 
 def test_labels_leave_out_studies_that_say_nothing_of_them(tmp_path):
-    """Feature 0 tells `seen` apart among the studies that know it; the others would spoil it."""
+    """Feature 0 separates ``seen`` only if studies that lack this label are left out."""
     n = 6
     scores = np.zeros((3 * n, 3), np.float32)
     scores[:n, 0] = 2.0

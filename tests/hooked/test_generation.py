@@ -22,13 +22,13 @@ from tests.plain_maira2 import (
 N_NEW = 6
 NAMES = [f"blocks.2.{point}" for point in ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")]
 NAMES.append("hook_image_embeds")
-# Ends a report only by its length, so that every study takes the same number of steps.
+# Reports end only by their length, so that every study takes the same number of steps.
 FIXED_LENGTH = {"max_new_tokens": N_NEW, "min_new_tokens": N_NEW}
 
 
 @pytest.fixture(scope="module")
 def studies():
-    """Of different lengths, so that a batch is padded."""
+    """Studies of different lengths, so that a batch is padded."""
     return phantom_studies()
 
 
@@ -50,7 +50,7 @@ def plain_reports(plain, processor, studies, **kwargs):
 
 
 def question(processor, study):
-    """The prompt of one study, and which of its positions rows keep."""
+    """The prompt of one study, and the positions that rows keep of it."""
     inputs = dict(processor(prompt_of(study, with_findings=False)))
     kept = kept_by_the_paper(inputs.pop("token_kinds")[0].tolist())
     mask = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
@@ -82,7 +82,7 @@ def test_hooks_are_called_once_a_step_and_an_identity_changes_nothing(hooked, st
     with hooked.hooks(fwd_hooks=[(name, identity)]), count_calls(hooked.maira2.lm_head) as steps:
         assert hooked.generate(studies, **FIXED_LENGTH) == expected
     assert steps == [N_NEW]
-    if name == "hook_image_embeds":  # images are in the prompt only
+    if name == "hook_image_embeds":  # images are only in the prompt
         assert shapes == [(8, hooked.processor.n_image_tokens, hooked.cfg.d_model)]
     else:
         longest = max(int(question(hooked.processor, study)[1].sum()) for study in studies)

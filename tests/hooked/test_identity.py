@@ -10,7 +10,7 @@ from tests.conftest import CHECKPOINT_PATH
 
 
 class Wrapped(nn.Module):
-    """The same modules under a longer path."""
+    """Puts the same modules under a longer path."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

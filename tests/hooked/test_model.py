@@ -74,7 +74,7 @@ def plain_logits(plain, batch):
 
 
 def plain_losses(logits, batch):
-    """By hand: minus the log probability of each kept text token, at the position before it; 0 for images."""
+    """Computed by hand: minus the log probability of each kept text token, at the position before it; 0 for images."""
     ids, width = batch.inputs["input_ids"], max(map(len, batch.kept))
     losses = torch.zeros(len(ids), width - 1)
     counts = torch.zeros(len(ids), width - 1, dtype=torch.bool)
@@ -216,7 +216,7 @@ def test_losses_on_rows_are_the_plain_models_and_images_and_padding_have_none(ho
 
 @torch.no_grad()
 def test_the_begin_of_sequence_is_no_target(hooked, plain, batch, studies):
-    """Nothing precedes it, so nothing predicts it."""
+    """No token precedes the first one, so no position predicts it."""
     everything = HookedMaira2(hooked.maira2, hooked.processor, studies[:1], TokenPolicy(template="keep"))
     tokens = everything.reader.rows([0], None)
     assert tokens[0, 1] == everything.processor.tokenizer.bos_token_id
@@ -328,7 +328,7 @@ def test_hooks_are_gone_after_a_run(hooked, tokens):
 
 
 def plain_gradient(plain, batch, name):
-    """The gradient of the mean loss at a hook point, at all positions."""
+    """The gradient of the mean loss with respect to a hook point, at all positions."""
     found = []
 
     def keep(value):
@@ -389,7 +389,7 @@ def test_a_row_of_another_source_is_refused(hooked, tokens, studies):
 
 
 def test_a_row_of_another_model_is_refused(hooked, tokens):
-    """The ids of another vocabulary name other studies, or none."""
+    """With another vocabulary, the same ids refer to other studies, or to none."""
     with pytest.raises(RowError, match=r"^A row starts with token \d+, which is no study of this model \(it knows 4\)"):
         hooked(tokens + 1000)
     with pytest.raises(RowError, match="^A row starts with token 1, which is no study"):
@@ -445,7 +445,7 @@ def test_rows_of_studies_of_no_source_are_the_same_rows(hooked, tokens, studies)
 
 
 def test_reading_a_study_changes_nothing_that_identifies_the_model(hooked, tokens, studies):
-    """Neither its studies, nor its description of them, nor the rows that a cache holds."""
+    """It changes neither the model's studies, nor their description, nor cached rows."""
     bound = hooked.with_studies(phantom_source := open_source(PhantomConfig(n_studies=6, seed=3)))
     identity = (len(bound.studies), bound.studies.fingerprint, bound.studies.description)
     rows = [bound.to_tokens(studies[0]) for _ in range(2)]
@@ -480,7 +480,7 @@ def test_a_study_that_was_forgotten_says_so(hooked, studies, monkeypatch):
     bound.to_tokens(studies[1:3])
     with pytest.raises(RowError, match=r"^A row of to_tokens\(...\) is too old: only the last 2 of its studies"):
         bound(first, stop_at_layer=0)
-    bound(bound.to_tokens(studies), stop_at_layer=0)  # more at once than are remembered
+    bound(bound.to_tokens(studies), stop_at_layer=0)  # more than are remembered
 
 
 def test_a_misspelt_argument_is_an_error(hooked, studies):
@@ -546,12 +546,12 @@ def test_the_config_and_the_weights_are_the_models(hooked, plain):
     assert torch.equal(hooked.W_U[:, : text.vocab_size], plain.lm_head.weight.T)
     assert hooked.W_U.shape[1] == text.vocab_size + 3 + 4  # images and studies
     assert not hooked.W_U[:, text.vocab_size :].any()
-    assert hooked.W_U is hooked.W_U  # made once: for MAIRA-2 it is a quarter of a gigabyte
+    assert hooked.W_U is hooked.W_U  # cached: for MAIRA-2 it has a quarter of a gigabyte
     assert torch.equal(hooked.W_E, plain.model.language_model.embed_tokens.weight)
     assert set(hooked.hook_dict) == {f"blocks.{layer}.{point}" for layer in range(5) for point in POINTS} | {
         "hook_image_embeds"
     }
-    assert not list(hooked.parameters())  # libraries that walk a model's parameters find none of the 7 billion
+    assert not list(hooked.parameters())  # libraries that iterate over parameters do not find the 7 billion
 
 
 def test_the_reference_checkpoint_is_among_the_tested_ones():

@@ -1,4 +1,4 @@
-"""SAEs attached to the model: against SAE-Lens's arithmetic spelt out, in forward passes and while generating."""
+"""SAEs attached to the model, in forward passes and generation, against SAE-Lens's arithmetic written out."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Rows as a dataset: fixed length, counted, streamed, and found again."""
+"""Rows as a dataset: of fixed length, counted, streamed and reused."""
 
 import os
 import time
@@ -25,7 +25,7 @@ STUDIES = [ALL, PLAIN]
 
 
 class Counted:
-    """A sequence that is read lazily, and counts what is read."""
+    """A lazy sequence that counts what is read."""
 
     def __init__(self, studies):
         self._studies = studies
@@ -40,7 +40,7 @@ class Counted:
 
 
 class Source(StudySource):
-    """A source that knows its content, and counts what is read."""
+    """A source with a description of its content, which counts what is read."""
 
     def __init__(self, studies, content):
         super().__init__({"kind": "counted", "content": content})
@@ -73,7 +73,7 @@ def build(processor, tmp_path):
 
 @pytest.fixture
 def n_encoded(monkeypatch):
-    """How often a study was encoded."""
+    """Counts how often a study is encoded."""
     counts = [0]
     encode = Maira2Processor.encode
 
@@ -200,7 +200,7 @@ def test_a_run_that_dies_half_way_leaves_nothing(build, tmp_path):
 
 
 def test_what_a_killed_run_left_is_not_used(build, tmp_path, n_encoded):
-    """A process that is killed cannot tidy up: its unfinished folder has another name."""
+    """A killed process cannot clean up, but its unfinished folder has another name."""
     build()
     (finished,) = (tmp_path / "rows").iterdir()
     (finished / "rows.arrow").rename(tmp_path / "rows.arrow")
@@ -210,7 +210,7 @@ def test_what_a_killed_run_left_is_not_used(build, tmp_path, n_encoded):
     other.mkdir()
     assert len(build().dataset) == 2
     assert n_encoded == [4]
-    assert [path.name for path in (tmp_path / "rows").iterdir()] == [finished.name]  # reports are in what was left
+    assert [path.name for path in (tmp_path / "rows").iterdir()] == [finished.name]  # the leftovers contained reports
 
 
 def test_what_another_process_is_writing_is_left_alone(build, tmp_path):

@@ -1,4 +1,4 @@
-"""Tokens as people read them, in sae-dashboard's own lookup and in ours."""
+"""Readable tokens, in sae-dashboard's own lookup and in ours."""
 
 import pytest
 import torch

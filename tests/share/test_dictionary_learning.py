@@ -1,4 +1,4 @@
-"""dictionary_learning folders: made by that library, read with equal activations, written back, and refused."""
+"""Folders made by dictionary_learning are read with equal activations and written back; bad ones are refused."""
 
 import json
 import os

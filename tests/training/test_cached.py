@@ -1,4 +1,4 @@
-"""SAEs trained from a cache: as good as those trained on the live model, resumable, and by SAE-Lens's own reader."""
+"""SAEs trained from a cache: as good as those trained on the live model, resumable, and readable by SAE-Lens itself."""
 
 import shutil
 import warnings
@@ -79,7 +79,7 @@ def finished(config, tmp_path_factory):
 
 
 def explained_variance(sae, cache: ActivationCache) -> float:
-    """On the held-out studies, from the definition."""
+    """Scores on the held-out studies, computed from the definitions."""
     held_out = torch.cat(
         [b.activations[HOOK][b.study_index >= N_STUDIES - N_HELD_OUT] for b in cache.blocks(HOOK)]
     ).float()
@@ -89,7 +89,7 @@ def explained_variance(sae, cache: ActivationCache) -> float:
 
 
 def train_with_sae_lens_itself(live_config, model, cache, tmp_path):
-    """SAE-Lens's runner and reader, as they are; no code of this package runs while it trains."""
+    """SAE-Lens's unmodified runner and reader; no code of this package runs during training."""
     export_for_sae_lens(
         cache,
         HOOK,
@@ -175,7 +175,7 @@ def test_normalised_training_takes_the_exact_scale_and_uses_up_no_batch(config, 
 
 
 def served_live(config, model, path) -> tuple[list[tuple[int, int]], torch.Tensor]:
-    """Study and position of every token that SAE-Lens's store gives in an epoch, and its activations."""
+    """Study, position and activations of every token that SAE-Lens's store serves in an epoch."""
     store = ResumableRunner(*run_of(config, model, path)).store
     n_batches = -(-(N_STUDIES - N_HELD_OUT) // store.store_batch_size_prompts)
     blocks = [store.selected_block() for _ in range(n_batches)]
@@ -191,7 +191,7 @@ def served_live(config, model, path) -> tuple[list[tuple[int, int]], torch.Tenso
 
 
 def served_from_cache(config, model, path) -> tuple[list[tuple[int, int]], torch.Tensor]:
-    """The same of the provider that a run with a cache reads."""
+    """The same for the provider that a run with a cache reads."""
     provider = run_of(config, model, path)[2].provider
     assert isinstance(provider, CachedActivations)
     assert config.activations.cache is not None
@@ -201,7 +201,7 @@ def served_from_cache(config, model, path) -> tuple[list[tuple[int, int]], torch
     chosen = torch.empty(0, dtype=torch.long)
     while provider.epoch == 0:
         chosen = torch.cat([chosen, torch.from_numpy(provider.next_tokens())])
-    # The last batch goes on with the next epoch, whose first tokens come twice.
+    # The last batch continues with the next epoch, so a few tokens come twice.
     chosen = chosen.unique()
     assert len(chosen) == provider.n_tokens
     return list(zip(index[chosen].tolist(), position[chosen].tolist(), strict=True)), values[chosen]
@@ -219,7 +219,7 @@ def run_of(config, model, path):
 def test_the_same_yaml_trains_on_the_same_tokens_live_and_cached(
     live_config, model, tmp_path, monkeypatch, kinds, image_tokens, max_norm_multiple
 ):
-    """Also where fewer studies are measured than there are, and the held-out ones differ from the rest."""
+    """Also if only some studies are measured, and the held-out ones differ from the rest."""
     monkeypatch.setattr(selection_module, "N_MEASURED_STUDIES", 9)
     policy = TokenPolicy(image_tokens=image_tokens)
     model = model.with_studies(model.studies, policy)

@@ -1,4 +1,4 @@
-"""Configurations: mirrors of YAML files, with clear errors."""
+"""Configurations: read from YAML files, with clear errors."""
 
 import dataclasses
 from pathlib import Path

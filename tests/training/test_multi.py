@@ -1,4 +1,4 @@
-"""Several SAEs in one pass over the model: SAE-Lens's own runner on HookedMaira2, and ours, which resumes."""
+"""Several SAEs in one pass over the model: SAE-Lens's own runner on HookedMaira2, and the resumable one."""
 
 import json
 import shutil
@@ -85,7 +85,7 @@ N_BATCHES = 12
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory) -> TrainConfig:
-    """Three SAEs at two hook points, one of them with an architecture of its own."""
+    """Three SAEs at two hook points, one of them with another architecture."""
     return TrainConfig.from_dict(
         {
             "model": {"name": str(CHECKPOINT_PATH), "device": "cpu"},

@@ -28,7 +28,7 @@ WEIGHTS = "sae_weights.safetensors"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, config):
-    """An uninterrupted run, made once."""
+    """An uninterrupted run, shared by the tests."""
     return train(config, tmp_path_factory.mktemp("runs") / "finished")
 
 
@@ -94,7 +94,7 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(finished, config, tmp_pa
 
 
 def test_ctrl_c_saves_a_checkpoint_that_resumes_to_the_same_weights(config, tmp_path):
-    """A real process, a real signal: the run is stopped in the middle, resumed, and equals one that was not."""
+    """A real process that gets a real signal is stopped in the middle and resumed; it equals an uninterrupted run."""
     runner = {**config.runner, "training_tokens": 128 * 400, "n_checkpoints": 0}
     config = replace(config, runner=runner)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
