@@ -45,7 +45,7 @@ def test_its_standard_pages_find_their_libraries():
 
 def test_its_data_files_are_those_that_the_code_writes():
     index = read("index")
-    n_files = -(-index["nFeatures"] // index["featuresAFile"])
+    n_files = -(-index["nFeatures"] // index["featuresPerFile"])
     features = {f"{number}.js" for number in range(n_files)}
     assert {path.name for path in (EXAMPLE_PATH / "data" / "features").iterdir()} == features
     assert {path.name for path in (EXAMPLE_PATH / "data").iterdir() if path.is_file()} == {
