@@ -1,5 +1,5 @@
-# One command each: setup, test, lint, demo, example, bench, lock. Every one runs on a fresh machine.
-#   STACK=latest|compat picks the pinned dependency set; PYTHON picks the interpreter a new environment is made from.
+# One command each: setup, test, lint, demo, example, bench, lock. Each works on a fresh machine.
+#   STACK=latest|compat picks the pinned dependency set; PYTHON picks the interpreter of a new environment.
 STACK ?= latest
 PYTHON ?= python3
 VENV ?= $(if $(filter compat,$(STACK)),.venv-compat,.venv)
@@ -10,8 +10,8 @@ INSTALLED = $(VENV)/.installed-$(STACK)
 
 setup: $(INSTALLED)
 
-# torch goes first and with its dependencies, so that a CUDA machine gets the CUDA libraries torch asks for;
-# everything else is pinned, transitive packages too, and installed without looking at metadata.
+# torch is installed first, with its dependencies, so that a CUDA machine gets the CUDA libraries that torch needs.
+# Everything else is pinned, including transitive packages, and installed without dependency resolution.
 $(INSTALLED): requirements/$(STACK).txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --constraint requirements/$(STACK).txt torch
@@ -32,13 +32,13 @@ format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-# Trains an SAE on the phantom, scores it on held-out studies, and makes the gallery of its features. A second run finds
-# the SAE of the first.
+# Trains an SAE on the phantom, scores it on held-out studies, and makes the gallery of its features. A second run reuses
+# the first run's SAE.
 demo: setup
 	$(VENV)/bin/sae-lens-maira train --config configs/phantom.yaml --out out/demo --resume
 	$(VENV)/bin/sae-lens-maira dashboard out/demo --out out/demo-gallery --n-studies 500 --title "The phantom's features"
 
-# The gallery that git keeps, of a dozen studies; it needs the SAE of `make demo`.
+# Makes the gallery in dashboards/example, of a dozen studies, from the SAE of `make demo`.
 example: setup
 	$(VENV)/bin/sae-lens-maira dashboard out/demo --out out/example --n-studies 12 --pages 3 --title "The phantom's features"
 	$(VENV)/bin/python dashboards/example.py out/example
@@ -47,8 +47,8 @@ bench: setup
 	$(VENV)/bin/python -m benchmarks
 
 # Rewrites both pin lists from pyproject.toml, requirements/peers.in and requirements/*.overrides.txt. A pin that still
-# fits stays as it is; `make lock LOCK_ARGS=--upgrade` takes the newest of everything.
-# The CUDA libraries are left out: they are torch's own exact requirements, and machines without a GPU need none.
+# fits is kept; `make lock LOCK_ARGS=--upgrade` takes the newest versions.
+# The CUDA libraries are left out: torch pins them itself, and machines without a GPU do not need them.
 lock:
 	test -x .venv-lock/bin/uv || ($(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv)
 	for stack in latest:3.11 compat:3.10; do \

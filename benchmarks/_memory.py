@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def memory_mib(field: str) -> float:
-    """A line of /proc/self/status. `getrusage` will not do: a new process starts with its parent's peak.
+    """A field of /proc/self/status. ``getrusage`` does not work here: a new process starts with its parent's peak.
 
     Args:
         field: ``VmRSS`` for what is resident now, ``VmHWM`` for the peak so far.

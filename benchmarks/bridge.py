@@ -1,13 +1,13 @@
-"""`run_with_cache` on rows against the bare forward, and against `output_hidden_states=True` on the whole model.
+"""``run_with_cache`` on rows against the bare forward pass, and against the whole model with ``output_hidden_states``.
 
-A random MAIRA-2 of about 300 M parameters and phantom studies, at the middle layer. All ways run turn by turn in one
-process, in an order that changes each round, so that a slow moment of the machine hits all of them; the ratios are
+A random MAIRA-2 of about 300 M parameters and phantom studies, at the middle layer. All variants run in turn in one
+process, in an order that changes each round, so that a slow moment of the machine affects all of them; the ratios are
 medians over rounds of ratios within a round.
 
-1. bare: the plain model on inputs that are ready, embedding and layers 0..L, stopped by a PyTorch hook that raises.
-2. run_with_cache: the whole call, from rows to activations: texts, images, forward, gathering.
-3. inputs: what of that is making the real model's inputs.
-4. hidden states: the plain model, all layers and logits, on inputs that are ready, with `output_hidden_states=True`.
+1. bare: the plain model on inputs already made, embedding and layers 0..L, stopped by a PyTorch hook that raises.
+2. run_with_cache: the whole call, from rows to activations: texts, images, forward pass, gathering.
+3. inputs: the part of it that makes the real model's inputs.
+4. hidden states: the plain model, all layers and logits, on inputs already made, with ``output_hidden_states=True``.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ MAX_OVERHEAD, MIN_SPEED_UP = 0.05, 1.9
 
 
 class Stop(Exception):
-    """Ends a forward after the layer that is wanted."""
+    """Ends a forward pass after the wanted layer."""
 
 
 def make_model() -> tuple[Maira2ForConditionalGeneration, Maira2Processor, list[phantom.PhantomStudy]]:
-    """A model with random weights whose text part is nearly all of it, as in MAIRA-2."""
+    """A model with random weights, nearly all of them in the language model, as in MAIRA-2."""
     studies = list(phantom.studies(BATCH_SIZE * N_BATCHES, seed=0))
     tokenizer = train_tokenizer([study.findings or "" for study in studies])
     sizes = {"d_vision": 128, "n_vision_layers": 3, "d_model": 1024, "n_layers": N_LAYERS, "d_mlp": 3584}
@@ -90,7 +90,7 @@ def main() -> None:
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     n_tokens = [inputs["input_ids"].numel() // BATCH_SIZE for inputs in ready]
     print(
-        f"{n_parameters / 1e6:.0f} M parameters, {N_LAYERS} layers, layer {MIDDLE}; {BATCH_SIZE} studies a batch, "
+        f"{n_parameters / 1e6:.0f} M parameters, {N_LAYERS} layers, layer {MIDDLE}; {BATCH_SIZE} studies per batch, "
         f"{min(n_tokens)} to {max(n_tokens)} tokens each; {torch.get_num_threads()} threads; {N_ROUNDS} rounds"
     )
     for way in ways(0).values():

@@ -1,14 +1,14 @@
-"""Caching activations and reading them back; `python -m benchmarks.caching --smoke` runs tiny sizes.
+"""Caching activations and reading them back; ``python -m benchmarks.caching --smoke`` runs tiny sizes.
 
-1. caching: `write_cache` from studies to synced files, images opened and everything written, against the bare truncated
-   forward of `benchmarks.bridge` on the same batches with inputs that are ready. Model of about 300 M parameters.
-2. lengths: studies in batches by length, as caching makes them, and in order of arrival in about as many batches, both
-   filled up to their longest. Lengths are those of all of Open-i's reports in the phantom's tokens, alone, and with the
-   phantom's and MAIRA-2's number of tokens per image. Timed without images, which cost the same either way.
-3. readers: shuffled batches of this package, SAE-Lens's cached dataset, and a plain read of the memory map in order,
-   turn by turn: converted to float32, and as stored (float16), files in the page cache; and with float32 and files on
-   disk, where this package shuffles runs of 256 KiB, as it does for caches too large to stay in memory.
-4. memory: peak resident memory of caching few and many studies, each in a process of its own; without mapped files
+1. caching: ``write_cache`` from studies to synced files, including opening images, against the bare truncated forward
+   pass of ``benchmarks.bridge`` on the same batches with inputs already made. The model has about 300 M parameters.
+2. lengths: studies in batches by length, as caching makes them, against about as many batches in order of arrival, each
+   padded to its longest study. Lengths are those of all Open-i reports in the phantom's tokens: text only, with the
+   phantom's tokens per image, and with MAIRA-2's. Timed without images, which cost the same in both.
+3. readers: shuffled batches of this package, SAE-Lens's cached dataset, and a plain read of the memory map in order, in
+   turn. With files in the page cache they are read as float32 and as stored (float16); with files on disk, as float32,
+   and this package shuffles runs of 256 KiB, as it does for caches too large to stay in memory.
+4. memory: peak resident memory of caching few and many studies, each in a separate process; without mapped files
    (the libraries') it is the largest of samples taken every 20 ms.
 """
 
@@ -83,7 +83,7 @@ SMOKE = Sizes(4, 1, 24, 2, 4 << 20, (256,), 40, 80)
 
 @torch.no_grad()
 def caching(sizes: Sizes) -> None:
-    """Whole caching against the bare forward."""
+    """Whole caching against the bare forward pass."""
     model, processor, studies = make_model()
     hooked = HookedMaira2(model, processor, studies[: sizes.n_studies])
     settings = WriteConfig((HOOK,), unit_size=sizes.n_studies, max_batch_tokens=2048)
@@ -110,8 +110,8 @@ def caching(sizes: Sizes) -> None:
             ratios.append(found["cache"] / found["bare"])
             print(f"  round {turn}: bare {found['bare']:.2f} s, caching {found['cache']:.2f} s")
     print(
-        f"caching over the bare forward: {statistics.median(ratios) - 1:+.1%} on {len(studies[: sizes.n_studies])} "
-        f"studies in {len(ready)} batches (target at most {MAX_OVERHEAD:+.0%})"
+        f"caching over the bare forward pass: {statistics.median(ratios) - 1:+.1%} on "
+        f"{len(studies[: sizes.n_studies])} studies in {len(ready)} batches (target at most {MAX_OVERHEAD:+.0%})"
     )
 
 
@@ -150,7 +150,7 @@ def lengths(sizes: Sizes) -> None:
             _run_texts(phantom, batches)
             took[way] = time.process_time() - start
         print(
-            f"batches by arrival over by length, {name}: {took['arrival'] / took['length']:.2f} x the processor's time "
+            f"batches by arrival over by length, {name}: {took['arrival'] / took['length']:.2f} x processor time "
             f"({_padded(by_arrival) / _padded(by_length):.2f} x padded tokens) on {len(values)} reports, the "
             f"phantom's first 3 layers (target at least {MIN_LENGTH_GAIN} x)",
             flush=True,
@@ -158,7 +158,7 @@ def lengths(sizes: Sizes) -> None:
 
 
 def _batches(values: Sequence[int], unit_size: int, budget: int) -> tuple[list[list[int]], list[list[int]]]:
-    """Lengths in batches, as caching makes them; and in order of arrival, in about as many batches."""
+    """Batches of lengths as caching makes them, and about as many batches in order of arrival."""
     by_length: list[list[int]] = []
     for start in range(0, len(values), unit_size):
         ordered = sorted(values[start : start + unit_size])
@@ -266,7 +266,7 @@ def _rate(way: Callable[[], int]) -> float:
 
 
 def _make_cache(path: Path, n_units: int, n: int, d_in: int) -> ActivationCache:
-    """A cache of so many units of ``n`` tokens, all noise."""
+    """A cache of ``n_units`` units with ``n`` tokens each, all noise."""
     identity = {"hook_names": [HOOK], "d_in": d_in, "dtype": "float16", "n_studies": n_units, "unit_size": 1}
     path.mkdir()
     header = {"format": FORMAT, "version": VERSION, "identity": identity, "about": {}}
@@ -320,7 +320,7 @@ class _NoiseImage:
 
 
 class _ManyStudies(Sequence[Study]):
-    """Studies that cost no memory until they are asked for."""
+    """Studies that take no memory until they are read."""
 
     def __init__(self, n: int) -> None:
         self.n, self.fingerprint = n, f"noise {n}"
@@ -333,7 +333,7 @@ class _ManyStudies(Sequence[Study]):
 
 
 def _cache_many(n: int) -> None:
-    """Cache so many studies with a tiny model, and print peaks of memory in MiB."""
+    """Cache ``n`` studies with a tiny model, and print memory peaks in MiB."""
     torch.set_num_threads(1)
     tokenizer = train_tokenizer(["Small effusion. No pneumothorax."] * 4)
     config = make_config(tokenizer, d_vision=32, n_vision_layers=1, d_model=64, n_layers=1, d_mlp=64)
@@ -363,7 +363,7 @@ def memory(sizes: Sizes) -> None:
         command = [sys.executable, "-m", "benchmarks.caching", "--only-cache", str(n)]
         result = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(json.loads(result.stdout.splitlines()[-1]))
-        print(f"  {n} studies: {peaks[-1][0]:.0f} MiB of its own at the peak, {peaks[-1][1]:.0f} with mapped files")
+        print(f"  {n} studies: {peaks[-1][0]:.0f} MiB own memory at the peak, {peaks[-1][1]:.0f} with mapped files")
     for name, few, many in zip(("of its own", "with mapped files"), *peaks, strict=True):
         print(f"growth of peak memory {name}: {many / few - 1:+.1%} (target at most {MAX_GROWTH:+.0%})")
 

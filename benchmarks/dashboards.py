@@ -1,15 +1,15 @@
-"""Dashboards: what a gallery of the phantom costs, and dashboards against a plain loop over sae-dashboard.
+"""Dashboards: the cost of a gallery of the phantom, and dashboards against a plain loop over sae-dashboard.
 
-1. The phantom, an SAE of random weights with thresholds that let about 25 features fire per token: seconds, bytes and
-   peak memory of the gallery of all features, in a process of its own; the studies are made within that time. Standard
-   pages are left out, as they are made for chosen features only.
-2. The random 300 M parameter model of the bridge benchmark, on a slice of studies: sae-dashboard's page of every
-   feature in a plain loop over `SaeVisRunner` with its defaults, which runs the model again for every 256 features;
-   the same pages by `write_pages`, for which it runs once (up to 1,024 features, as nearly all of it is sae-dashboard's
-   own code); and the default result, which is a gallery of all features with the pages of the 100 strongest. Each way
-   runs in turn in one process, features by features.
+1. The phantom, and an SAE of random weights with thresholds that let about 25 features fire per token: seconds, bytes
+   and peak memory of the gallery of all features, in a separate process. The time includes making the studies. Standard
+   pages are left out, since they are made for chosen features only.
+2. The random 300 M parameter model of the bridge benchmark, on a few studies, three variants in turn in one process:
+   sae-dashboard's page of every feature in a plain loop over ``SaeVisRunner`` with its defaults, which runs the model
+   again for every 256 features; the same pages by ``write_pages``, which runs it once (up to 1,024 features, since
+   nearly all of the time is sae-dashboard's own code); and the default result, a gallery of all features with the pages
+   of the 100 strongest.
 
-`python -m benchmarks.dashboards --help` lists the sizes; `--smoke` chooses small ones.
+``python -m benchmarks.dashboards --help`` lists the sizes; ``--smoke`` chooses small ones.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def plain_loop(
 
 
 def compare(model: HookedMaira2, n_features: int, scratch: Path) -> tuple[float, float | None, float]:
-    """Seconds of the plain loop, of the same pages by us (None if they are too many), and of our default result."""
+    """Seconds of the plain loop, of the same pages by this package (None if too many), and of its default result."""
     hook_name, context_size = f"blocks.{MIDDLE}.hook_resid_post", 128
     sae = make_sae(model, hook_name, n_features, context_size)
     tokens = model.reader.rows(range(len(model.studies)), context_size)
@@ -118,10 +118,10 @@ def compare(model: HookedMaira2, n_features: int, scratch: Path) -> tuple[float,
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dashboards")
     parser.add_argument("--features", type=int, nargs="*", default=[256, 1024, 4096], help="of the 300 M model's SAE")
-    parser.add_argument("--studies", type=int, default=8, help="the slice of studies for the 300 M model, 16 at most")
+    parser.add_argument("--studies", type=int, default=8, help="studies for the 300 M model, at most 16")
     parser.add_argument("--phantom-features", type=int, default=2048)
     parser.add_argument("--phantom-studies", type=int, default=2000, help="0 leaves this part out")
-    parser.add_argument("--smoke", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="small sizes, to check that it runs")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args([] if arguments is None else arguments)
     if options.smoke:

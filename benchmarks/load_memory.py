@@ -1,7 +1,7 @@
 """Peak memory of loading a checkpoint of about 1 GB (fp32, sharded) as bf16, against loading in fp32 and casting.
 
-Weights that were read from a mapped file count as resident while the file is open, though the system may drop them at
-any time; memory that the process owns ("own") is what limits the machine.
+Weights read from a mapped file count as resident while the file is open, although the system may drop them at any time.
+What limits the machine is the memory that the process owns ("own").
 """
 
 import json

@@ -2,8 +2,8 @@
 
 Each library trains on the same tokens in the same order from the same initial weights, with the same learning rate, and
 is then scored on held-out tokens with its own encoder and decoder and the same top-k over the batch, so that L0 is
-equal. The activations are the phantom model's residual stream where its weights are there, those of a file
-(`--activations`, safetensors with one tensor of shape (n, d_in)), or else a synthetic stand-in, as the table says.
+equal. The activations are those of a file (``--activations``, safetensors with one tensor of shape (n, d_in)), or
+the phantom model's residual stream, or a synthetic stand-in if its weights are missing; the table says which.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Run:
 
 
 def load_activations(path: str | None, n_studies: int) -> tuple[Tensor, str]:
-    """Activations in random order, and where they come from."""
+    """Activations in random order, and the name of their source."""
     generator = torch.Generator().manual_seed(0)
     if path is not None:
         from safetensors.torch import load_file
@@ -67,7 +67,7 @@ def _phantom_activations(n_studies: int, layer: int = 3, batch_size: int = 32) -
 
 
 def _synthetic_activations(generator: torch.Generator, n: int = 60_000, d_in: int = 160) -> Tensor:
-    """Sparse sums of 600 directions with a power law of frequencies, a mean and some noise."""
+    """Sparse sums of 600 directions with power-law frequencies, plus a mean and some noise."""
     directions = torch.nn.functional.normalize(torch.randn(600, d_in, generator=generator), dim=-1)
     frequency = 0.3 / torch.arange(1, 601).sqrt()
     active = torch.rand(n, 600, generator=generator) < frequency
@@ -77,7 +77,7 @@ def _synthetic_activations(generator: torch.Generator, n: int = 60_000, d_in: in
 
 
 def train_sae_lens(data: Tensor, run: Run, seed: int, settings: dict[str, Any] | None) -> Callable[[Tensor], Tensor]:
-    """Train SAE-Lens's class (`settings` None) or this package's, in SAE-Lens's trainer; returns the reconstruction."""
+    """Train SAE-Lens's class (``settings`` None) or this package's; returns the function that reconstructs."""
     from sae_lens.saes.matryoshka_batchtopk_sae import (
         MatryoshkaBatchTopKTrainingSAE,
         MatryoshkaBatchTopKTrainingSAEConfig,

@@ -1,11 +1,11 @@
 """One training step of the Matryoshka SAE, optimizer included: this package, SAE-Lens and dictionary_learning.
 
-All train from the same data in one process, with the same number of threads, turn by turn, so that a slow moment of the
-machine hits all of them. A turn is one step that is not timed, which brings a library's own memory back as its own
-training would find it, and then the median of three; ratios are medians over rounds. SAE-Lens and
-this package run in SAE-Lens's stock `SAETrainer` (statistics of firing, gradient clipping, scheduler);
-dictionary_learning runs its `MatryoshkaBatchTopKTrainer.update`. The floor is one encoder product, `x @ W_enc`. Peak
-memory is measured in one process per library, as the growth of the resident set over steps.
+All train on the same data in one process, with the same number of threads, in turn, so that a slow moment of the
+machine affects all of them. A turn is one step that is not timed, which fills the caches as in the library's own
+training, and then the median of three; ratios are medians over rounds. SAE-Lens and this package run in SAE-Lens's
+stock ``SAETrainer`` (firing statistics, gradient clipping, scheduler); dictionary_learning runs its
+``MatryoshkaBatchTopKTrainer.update``. The floor is one encoder product, ``x @ W_enc``. Peak memory is measured in one
+process per library, as the growth of the resident set over steps.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Size:
     d_sae: int
     k: int
     targets: tuple[float, float]
-    """Times faster than SAE-Lens and than dictionary_learning that the project asks for."""
+    """Targets: how many times faster than SAE-Lens and than dictionary_learning."""
 
 
 SIZES = (Size(512, 4096, 32, (8, 5)), Size(1024, 8192, 64, (8, 4.5)))
 
 
 def batches(size: Size, n: int = 4) -> list[torch.Tensor]:
-    """Sparse combinations of random directions plus noise: what an SAE is made for, so that it stays in its regime."""
+    """Sparse combinations of random directions plus noise: the kind of data that an SAE is made for."""
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(2 * size.d_in, size.d_in, generator=generator) / size.d_in**0.5
     found = []
@@ -102,7 +102,7 @@ def make_step(library: str, size: Size) -> Callable[[torch.Tensor], object]:
             warmup_steps=1,
             device="cpu",
         )
-        # From step 1 on, so that the initial bias is not part of a step.
+        # Step 1, because step 0 would also compute the initial bias.
         return lambda x: trainer.update(1, x)
 
     from sae_lens.saes.matryoshka_batchtopk_sae import (
@@ -128,7 +128,7 @@ def make_step(library: str, size: Size) -> Callable[[torch.Tensor], object]:
 
 
 def time_steps(size: Size, n_rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds per step, by library and round; two steps of each before the clock starts."""
+    """Seconds per step, by library and round; the first round is not counted."""
     data = batches(size)
     steps = {library: make_step(library, size) for library in (OURS, *PEERS)}
     weights = torch.randn(size.d_in, size.d_sae)
@@ -183,7 +183,7 @@ def report(size: Size, n_rounds: int, memory: bool, clock: str) -> None:
         peak = f"{peak_memory(library, size):.0f}" if memory and library != "floor" else ""
         name = "one encoder product" if library == "floor" else library
         print(f"| {name} | {medians[library]:.1f} | {ratio:.2f} | {peak} |")
-    print(f"asked for: {size.targets[0]} times SAE-Lens, {size.targets[1]} times dictionary_learning")
+    print(f"target: {size.targets[0]} times SAE-Lens, {size.targets[1]} times dictionary_learning")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,9 +1,9 @@
-"""What each speed trick of the SAE training step is worth; what buys under 5% is to be deleted.
+"""What each speed trick of the SAE training step saves; a trick that saves less than 5% is to be deleted.
 
-Every trick is replaced by what one would write without it, and training steps are timed with and without it in one
-process: four steps with, four without, and so on. The first of four is not timed, since it finds the caches and the
-memory as the other way left them. A figure is the median over pairs of turns of the time without over the time with,
-and beside it the middle half of the pairs.
+Every trick is replaced by the plain code, and training steps are timed with and without it in one process: four steps
+with, four without, and so on. The first of four is not timed, since it finds the processor's caches as the other
+variant left them. A figure is the median over pairs of turns of the time without the trick over the time with it,
+followed by the interquartile range.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ STEPS_PER_TURN = 4
 
 @dataclass(frozen=True)
 class Trick:
-    """A trick, what replaces it, and the names that the replacement takes the place of."""
+    """A trick, its replacement, and the names that are patched."""
 
     name: str
     instead: str
     patches: tuple[tuple[object, str, Any], ...] = ()
     while_making: bool = False
-    """Whether the replacement is needed when the SAE is made, so that each way trains an SAE of its own."""
+    """Whether the patch is also needed when the SAE is made; then each variant trains its own SAE."""
     fused: bool = True
 
 
@@ -55,7 +55,7 @@ def dense_batch_topk(encoder: selection.Encoder, n_wanted: int, guess: selection
 def sampled_batch_topk(
     encoder: selection.Encoder, n_wanted: int, guess: selection.ThresholdGuess
 ) -> selection.Selection:
-    """``select_batch_topk`` without memory of the step before."""
+    """``select_batch_topk`` without the threshold of the previous step."""
     del guess
     return SELECT(encoder, n_wanted, selection.ThresholdGuess())
 
@@ -111,7 +111,7 @@ TRICKS = (
 
 @contextmanager
 def without(trick: Trick) -> Iterator[None]:
-    """Run what is inside with the trick's replacement."""
+    """Run a block with the trick replaced."""
     found = [patch.object(*entry) for entry in trick.patches]
     for entry in found:
         entry.start()
@@ -128,7 +128,7 @@ def nothing() -> Iterator[None]:
 
 
 def price(trick: Trick, size: Size, n_pairs: int) -> tuple[list[float], list[float]]:
-    """Ratios of CPU time and of wall time without over with the trick, one per pair of turns."""
+    """CPU time and wall time without the trick over those with it, one ratio per pair of turns."""
     data = batches(size, STEPS_PER_TURN)
     step = make_step(OURS, size)
     other = step

@@ -1,8 +1,7 @@
-"""Makes `dashboards/example` from a gallery: `python dashboards/example.py GALLERY [EXAMPLE]`.
+"""Makes ``dashboards/example`` from a gallery: ``python dashboards/example.py GALLERY [EXAMPLE]``.
 
-The example is what git keeps of a gallery: its data, images and pages. Style, scripts and libraries stand once in the
-repository, in `sae_lens_maira/dashboard/static`; the example's pages refer to them there, and so it opens from disk
-after a clone.
+The example holds a gallery's data, images and pages. Style, scripts and libraries are in the repository only once, in
+``sae_lens_maira/dashboard/static``; the example's pages link to them there, so it opens from disk after a clone.
 """
 
 import shutil
@@ -17,18 +16,18 @@ _TO_STATIC = "../../sae_lens_maira/dashboard/static/"
 
 
 def linked_index() -> str:
-    """The gallery's first page, with its style and scripts in the package."""
+    """The gallery's first page, with links to the style and scripts in the package."""
     html = (STATIC / "index.html").read_text()
     return html.replace('href="gallery.css"', f'href="{_TO_STATIC}gallery.css"').replace('src="', f'src="{_TO_STATIC}')
 
 
 def linked_page(html: str) -> str:
-    """A standard page of the gallery, with its libraries in the package."""
+    """A standard page of the gallery, with links to the libraries in the package."""
     return html.replace('src="../vendor/', f'src="../{_TO_STATIC}vendor/')
 
 
 def main(gallery: str, example: str = str(EXAMPLE)) -> None:
-    """Replace the example by what it keeps of a gallery."""
+    """Replace the example by one made from a gallery."""
     target = Path(example)
     shutil.rmtree(target, ignore_errors=True)
     for name in FOLDERS:

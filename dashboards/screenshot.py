@@ -1,4 +1,4 @@
-"""A picture of a view of a gallery: `python dashboards/screenshot.py GALLERY VIEW PNG`, VIEW such as feature=12.
+"""Takes a screenshot of a view: ``python dashboards/screenshot.py GALLERY VIEW PNG``, VIEW such as feature=12.
 
 Needs Playwright and a Chromium: on the PATH, or named in SAE_LENS_MAIRA_CHROMIUM.
 """

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Caches activations on several machines that share a folder: sbatch --array=0-7 configs/slurm/cache_array.sh
-# Killed or preempted tasks go on where they stopped when they are submitted again, also in an array of another size.
-# The last task to finish writes the manifest. Where machines share no folder, give each task an --out of its own and
-# put the parts together afterwards: sae-lens-maira cache --merge part-* --out cache
+# Killed or preempted tasks resume when they are submitted again, even in an array of another size. The last task to
+# finish writes the manifest. If the machines share no folder, give each task its own --out and merge the parts afterwards:
+# sae-lens-maira cache --merge part-* --out cache
 #SBATCH --job-name=cache-activations
 #SBATCH --array=0-7
 #SBATCH --gres=gpu:1

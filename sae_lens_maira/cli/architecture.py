@@ -1,4 +1,4 @@
-"""The settings of `maira_matryoshka` for ``train --help``, read from its source: importing it would import SAE-Lens."""
+"""The settings of ``maira_matryoshka`` for ``train --help``, read from its source to avoid importing SAE-Lens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def describe_architecture() -> str:
     tree = ast.parse(_SOURCE.read_text(encoding="utf-8"))
     (kind,) = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     texts = dict(arguments_of(ast.get_docstring(kind, clean=False) or ""))
-    lines = ["settings of --sae.architecture maira_matryoshka, beside those of SAE-Lens's matryoshka_batchtopk:"]
+    lines = ["settings of --sae.architecture maira_matryoshka, besides those of SAE-Lens's matryoshka_batchtopk:"]
     for node in kind.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
             name, default = node.target.id, ast.unparse(node.value).strip("'")

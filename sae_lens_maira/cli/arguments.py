@@ -1,8 +1,8 @@
 """The arguments of a verb: a verb is a function, and the types of its parameters are its command line.
 
-A parameter whose type derives from :class:`~sae_lens_maira.settings.Settings` holds options of its own. One of type
-``Overrides[C]`` holds settings that are laid over a YAML file: every setting of ``C`` is an argument too, by its name
-in the file, such as ``--model.dtype bfloat16``. Types, defaults and sentences come from the dataclasses; argparse
+A parameter whose type derives from :class:`~sae_lens_maira.settings.Settings` holds the verb's own options. One of type
+``Overrides[C]`` holds settings that override a YAML file: every setting of ``C`` is also an argument, by its name in
+the file, such as ``--model.dtype bfloat16``. Types, defaults and sentences come from the dataclasses; argparse
 splits the arguments and writes the help.
 """
 
@@ -31,7 +31,7 @@ class Overrides(Generic[C]):
     """Settings from a command line.
 
     Args:
-        kind: the class that they are settings of.
+        kind: the class whose settings they are.
         values: as nested plain values.
     """
 
@@ -39,7 +39,7 @@ class Overrides(Generic[C]):
     values: dict[str, Any]
 
     def over(self, path: Path) -> C:
-        """Lay them over a YAML file.
+        """Override a YAML file with them.
 
         Raises:
             UserError: the file is missing or broken, or a setting is unknown or wrong.
@@ -51,10 +51,10 @@ def read_arguments(name: str, verb: Callable[..., None], given: Sequence[str], e
     """The values of a verb's parameters; ``--help`` prints and exits.
 
     Args:
-        name: of the verb.
-        verb: the function; its docstring opens the help.
-        given: what stands behind the verb's name.
-        epilog: closes the help.
+        name: the verb's name.
+        verb: the function; the help starts with its docstring.
+        given: the arguments after the verb's name.
+        epilog: text at the end of the help.
 
     Raises:
         UserError: an argument is unknown, missing or wrong.
@@ -97,7 +97,7 @@ def check_out(path: Path) -> None:
 
 
 def _parameters(verb: Callable[..., None]) -> dict[str, tuple[type[Any], bool]]:
-    """The class of each parameter, and whether its values are laid over a file's."""
+    """The class of each parameter, and whether its values override a file's."""
     hints = {name: hint for name, hint in get_type_hints(verb).items() if name != "return"}
     return {
         name: (get_args(hint)[0], True) if get_origin(hint) is Overrides else (hint, False)
@@ -122,7 +122,7 @@ def _arguments(
 
 
 def _normalized(parser: _Parser, arguments: dict[str, Argument], given: list[str]) -> Iterable[str]:
-    """Every name spelled as it is known, every value that could be taken for a name joined to its own by ``=``."""
+    """The arguments with each name in its canonical spelling; a value that looks like a name is joined by ``=``."""
     flags = {_key(flag): flag for flag in arguments if flag.startswith("--")} | {"help": "--help"}
     free = {f"{_key(flag)}.": argument for flag, argument in arguments.items() if argument.setting.is_free_group}
     result: list[str] = []
@@ -180,4 +180,4 @@ class _Parser(argparse.ArgumentParser):
         if lacking:
             raise ConfigError(f"{lacking[1]} lacks a value.")
         extra = re.match(r"unrecognized arguments: (\S+)", message)
-        raise ConfigError(f"'{extra[1]}' is no setting; write --name value." if extra else message)
+        raise ConfigError(f"'{extra[1]}' is not a setting; write --name value." if extra else message)

@@ -1,4 +1,4 @@
-"""`sae-lens-maira cache`: write, verify, merge and export caches of activations."""
+"""``sae-lens-maira cache``: write, verify, merge and export caches of activations."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class CacheOptions(Settings):
     """Options of the verb.
 
     Args:
-        config: write a cache as this YAML says, such as configs/cache_phantom.yaml.
+        config: a YAML with the settings of the cache to write, such as configs/cache_phantom.yaml.
         out: the folder to write.
-        shard: I/N writes the share I of N only, counted from 0.
+        shard: I/N writes only part I of N, counted from 0.
         verify: check every byte of this cache.
-        merge: put caches made by shards into --out.
-        export_sae_lens: write a hook point of this cache for SAE-Lens's own reader into --out.
-        hook_name: for --export-sae-lens; not needed if the cache has one hook point.
+        merge: merge caches written by shards into --out.
+        export_sae_lens: export one hook point of this cache to --out, for SAE-Lens's own reader.
+        hook_name: the hook point for --export-sae-lens; not needed if the cache has only one.
         export_context_size: tokens per context, for --export-sae-lens.
     """
 
@@ -44,13 +44,13 @@ class CacheOptions(Settings):
         if sum(job is not None for job in jobs) != 1:
             raise CacheError("Give exactly one of --config, --verify, --merge and --export-sae-lens.")
         if self.out is None and self.verify is None:
-            raise CacheError("--out is missing: the folder to write.")
+            raise CacheError("--out is missing; give the folder to write.")
         if self.out is not None:
             check_out(self.out)
 
 
 def cache(options: CacheOptions, settings: Overrides[CacheConfig]) -> None:
-    """Cache a model's activations as a YAML says. Any of its settings can be given here, too: --dtype bfloat16."""
+    """Cache a model's activations with the settings of a YAML. Any of them can be overridden here: --dtype bfloat16."""
     if settings.values and options.config is None:
         raise CacheError(f"--{next(iter(settings.values))} is a setting of --config, which is not given.")
     if options.verify is not None:
@@ -95,7 +95,7 @@ def _export(options: CacheOptions, path: Path, out: Path) -> str:
 
     cache = ActivationCache.open(path)
     if options.hook_name is None and len(cache.hook_names) > 1:
-        raise CacheError(f"--hook-name is missing: one of {', '.join(cache.hook_names)}.")
+        raise CacheError(f"--hook-name is missing; give one of {', '.join(cache.hook_names)}.")
     hook_name = options.hook_name or next(iter(cache.hook_names))
     n_contexts = export_for_sae_lens(cache, hook_name, out, context_size=options.export_context_size)
     return f"{out}: {n_contexts} contexts of {options.export_context_size} tokens at {hook_name}"

@@ -1,4 +1,4 @@
-"""`sae-lens-maira dashboard`."""
+"""``sae-lens-maira dashboard``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class DashboardOptions(Settings):
     Args:
         sae: the SAE's folder.
         out: the gallery's folder; a gallery in it is replaced.
-        config: a training YAML with model and studies; the SAE's own if not given.
-        cache: cached activations; the model does not run then.
+        config: a training YAML with model and studies; the SAE's own by default.
+        cache: cached activations to read instead of running the model.
         interpretations: a table of feature, text, score.
     """
 
@@ -40,7 +40,7 @@ class DashboardOptions(Settings):
 def dashboard(options: DashboardOptions, settings: DashboardSettings, training: Overrides[TrainConfig]) -> None:
     """Make a gallery of an SAE's features, and sae-dashboard's pages.
 
-    Model and studies are those of the SAE's training; any setting of the training can be given here, too:
+    By default, model and studies are those of the SAE's training. Any setting of the training can be overridden here:
     --source.path studies.csv.
     """
     config_path = options.config or options.sae / "config.yaml"

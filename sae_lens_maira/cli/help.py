@@ -18,10 +18,10 @@ class Argument:
     """One argument of a verb.
 
     Args:
-        flag: as it is written; without dashes if it is given by its place.
+        flag: as users write it; without dashes if it is positional.
         parameter: of the verb's function.
         path: of the setting, in nested plain values.
-        is_option: whether only the command line has it, and no YAML file.
+        is_option: whether it exists on the command line only, and not in a YAML file.
         variants: for each kind of group that has the setting: the kind's name (empty where there is only one), the
             setting, its default, the group's class. Empty for a setting that another library names.
     """
@@ -34,12 +34,12 @@ class Argument:
 
     @property
     def setting(self) -> Setting:
-        """Of the first kind; the types are the same in all."""
+        """The setting in the first kind; its type is the same in all kinds."""
         return self.variants[0][1]
 
     @property
     def is_switch(self) -> bool:
-        """Whether its value may be left out, meaning true."""
+        """Whether its value may be omitted, which means true."""
         return bool(self.variants) and self.setting.hint is bool
 
     @property
@@ -51,7 +51,7 @@ class Argument:
 def describe_arguments(
     parser: argparse.ArgumentParser, verb: Callable[..., None], arguments: Iterable[Argument]
 ) -> None:
-    """Tell argparse of every argument, group by group."""
+    """Add every argument to the parser, group by group."""
     arguments = list(arguments)
     places = "".join(f"{argument.flag} " for argument in arguments if not argument.flag.startswith("--"))
     parser.usage = f"%(prog)s {places}[--NAME VALUE ...]"
@@ -80,7 +80,7 @@ def _group(parser: argparse.ArgumentParser, argument: Argument) -> Any:
     if names:
         return parser.add_argument_group(names[-1])
     if not argument.is_option:
-        return parser.add_argument_group("settings", "Those of the YAML file; what is given here goes before.")
+        return parser.add_argument_group("settings", "Settings of the YAML file; values given here override it.")
     return parser
 
 

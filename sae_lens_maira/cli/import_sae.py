@@ -1,4 +1,4 @@
-"""`sae-lens-maira import`."""
+"""``sae-lens-maira import``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ImportOptions(Settings):
 
 
 def import_sae(options: ImportOptions) -> None:
-    """Bring an SAE of dictionary_learning into SAE-Lens's format, with its interpretations where there are any."""
+    """Convert an SAE of dictionary_learning to SAE-Lens's format, with its interpretations if there are any."""
     from sae_lens_maira.share import import_sae
 
     result = import_sae(options.source, options.out, options.folder, options.interpretations)

@@ -1,4 +1,4 @@
-"""`sae-lens-maira <verb>`: one table from verbs to functions, each in a module of its own."""
+"""``sae-lens-maira <verb>``: one table from verbs to functions, each in its own module."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ from sae_lens_maira.setting_values import unknown_name
 
 VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "report": (report, "write the findings of one study"),
-    "studies": (studies, "say what a source of studies holds, and what in it cannot be used"),
+    "studies": (studies, "summarize a source of studies, and what in it cannot be used"),
     "cache": (cache, "write a model's activations to disk, once"),
     "train": (train, "train an SAE"),
     "dashboard": (dashboard, "make a gallery of an SAE's features, and sae-dashboard's pages"),
     "view": (view, "serve a gallery on this machine and open the browser"),
-    "import": (import_sae, "bring an SAE of dictionary_learning into SAE-Lens's format"),
+    "import": (import_sae, "convert an SAE of dictionary_learning to SAE-Lens's format"),
     "push": (push, "share an SAE on the Hub, with a model card and without any training text"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; what a user can mend is one sentence on stderr and exit status 2, anything else a traceback."""
+    """Run one verb, and return the exit status.
+
+    A ``UserError`` becomes one sentence on stderr and status 2; any other exception is raised with its traceback.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -1,4 +1,4 @@
-"""`sae-lens-maira push`."""
+"""``sae-lens-maira push``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class PushOptions(Settings):
 
     Args:
         source: the folder of an SAE, or a folder of such folders.
-        repository: on the Hub: owner/name.
-        name: the SAE's folder on the Hub; its own name if not given.
+        repository: the Hub repository, as owner/name.
+        name: the SAE's folder on the Hub; by default, the name of its local folder.
         public: create the repository public; otherwise it is private.
-        dry_run: write what would be uploaded to this folder instead.
-        license: of the SAE, for the model card.
+        dry_run: write the files to this folder instead of uploading them.
+        license: the SAE's license, for the model card.
         note: a paragraph for the model card.
     """
 
@@ -54,7 +54,7 @@ def push(options: PushOptions) -> None:
 
 
 def _scores(source: Path, name: str | None) -> dict[str, dict[str, float]]:
-    """What training wrote beside each SAE, for the model card."""
+    """The scores that training wrote beside each SAE, for the model card."""
     paths = [*source.glob("scores.json"), *source.glob("*/scores.json")]
     return {
         (name or path.parent.name) if path.parent == source else path.parent.name: json.loads(path.read_text())

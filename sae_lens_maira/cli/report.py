@@ -1,4 +1,4 @@
-"""`sae-lens-maira report`."""
+"""``sae-lens-maira report``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class ReportOptions(Settings):
         frontal: current frontal image (PNG, JPEG, DICOM, ...).
         lateral: current lateral image.
         prior: prior frontal image.
-        indication: why the study was made.
-        technique: how it was made.
-        comparison: what it is compared with.
+        indication: why the study was requested.
+        technique: how the images were taken.
+        comparison: the earlier studies to compare with.
         prior_report: the report of the prior study.
         grounded: ask for bounding boxes.
-        max_new_tokens: upper bound of the report's length; 300 if not given, 450 with --grounded.
-        model: the model that writes.
+        max_new_tokens: longest report, in tokens; 300 by default, 450 with --grounded.
+        model: the model that writes the report.
     """
 
     GROUP = "--"
@@ -41,7 +41,7 @@ class ReportOptions(Settings):
 
 
 def report(options: ReportOptions) -> None:
-    """Write the findings of one study. '--model phantom' tries it without MAIRA-2's weights."""
+    """Write the findings of one study. Without MAIRA-2's weights, try --model phantom."""
     from sae_lens_maira.hooked.loading import load_generator
     from sae_lens_maira.maira2 import FindingsPrompt
 

@@ -1,4 +1,4 @@
-"""`sae-lens-maira studies`."""
+"""``sae-lens-maira studies``."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class StudiesOptions(Settings):
 
     Args:
         source: where studies come from.
-        model: count tokens of this model (a folder, a Hub id, or ``phantom``) in place of words.
-        contact_sheet: write a page that shows twelve studies to this PNG file.
+        model: count the tokens of this model (a folder, a Hub id, or ``phantom``) instead of words.
+        contact_sheet: show twelve studies in this PNG file.
     """
 
     GROUP = "--"
@@ -36,7 +36,7 @@ class StudiesOptions(Settings):
 
 
 def studies(options: StudiesOptions) -> None:
-    """Say what a source of studies holds, and what in it cannot be used, before anything is trained on it."""
+    """Summarize a source of studies, and what in it cannot be used, before anything is trained on it."""
     from tqdm.auto import tqdm
 
     from sae_lens_maira.data.summary import summarize
@@ -62,7 +62,7 @@ def _write_contact_sheet(source: StudySource, path: Path) -> None:
     from sae_lens_maira.data.contact_sheet import contact_sheet
 
     if not path.parent.is_dir() or path.is_dir():
-        raise SourceError(f"--contact-sheet '{path}' is no file in a folder that exists; give a PNG's path.")
+        raise SourceError(f"--contact-sheet '{path}' is not a file in an existing folder; give the path of a PNG.")
     n_shown = min(_N_SHOWN, len(source))
     shown = [source[k * len(source) // n_shown] for k in range(n_shown)]
     with replacing(path) as file:

@@ -1,4 +1,4 @@
-"""`sae-lens-maira train`."""
+"""``sae-lens-maira train``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TrainOptions(Settings):
     """Options of the verb.
 
     Args:
-        config: a YAML, as in configs/.
+        config: a YAML such as configs/phantom.yaml.
         out: the result's folder.
         resume: continue from the newest checkpoint in --out.
         overwrite: allow --out to hold an earlier run.
@@ -34,7 +34,7 @@ class TrainOptions(Settings):
 
 
 def train(options: TrainOptions, settings: Overrides[TrainConfig]) -> None:
-    """Train an SAE, or several, as a YAML says. Any of its settings can be given here: --sae.k 32 --runner.lr 0.001."""
+    """Train one SAE or several with the settings of a YAML. Any of them can be overridden here: --sae.k 32."""
     config = settings.over(options.config)
 
     from sae_lens_maira.training.multi import train_several

@@ -1,4 +1,4 @@
-"""`sae-lens-maira view`."""
+"""``sae-lens-maira view``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ViewOptions(Settings):
 
     Args:
         folder: the gallery's folder.
-        port: where the browser finds it; 0 for any that is free.
+        port: the port to serve on; 0 for any free one.
         no_browser: do not open the browser.
     """
 

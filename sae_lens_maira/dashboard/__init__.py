@@ -5,7 +5,7 @@ gallery.py, data_files.py                         what the gallery loads
 images.py        small image files                safety.py                      untrusted text
 static/          the gallery's page, style and scripts
 standard/        sae-dashboard, fed with a recording: its pages, and Neuronpedia's files
-serve.py, on_demand.py, origin.py                 `sae-lens-maira view`
+serve.py, on_demand.py, origin.py                 ``sae-lens-maira view``
 
 What is shown is computed in :mod:`sae_lens_maira.features`.
 """

@@ -4,8 +4,8 @@ A page that is opened from disk may not fetch files, but may load scripts. So ea
 value)`` with plain JSON:
 
 =========================  ==========================================================================================
-``data/index.js``          ``index``: what is shown, and one short column per property, over all features
-``data/hierarchy.js``      ``hierarchy``: of each feature with finer ones inside it, those and the shares
+``data/index.js``          ``index``: titles and facts, and one column over all features per property
+``data/hierarchy.js``      ``hierarchy``: the finer features inside each feature, and the share of each
 ``data/features/3.js``     ``features/3``: details of 64 features
 ``data/studies/17.js``     ``studies/17``: tokens, labels, images, and the strongest features at each token
 ``data/serving.js``        ``serving``: whether a server makes standard pages on demand
@@ -13,7 +13,7 @@ value)`` with plain JSON:
 ``pages/feature_3.html``   sae-dashboard's page
 =========================  ==========================================================================================
 
-Nothing of a study that may not be shown is written.
+Studies that may not be shown are not written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SERVING = "data/serving.js"
 
 
 def put(path: Path, name: str, value: Any) -> None:
-    """Write one data file; a reader, such as a page that is being looked at, finds the old or the new one."""
+    """Write one data file at once: a page that is open reads either the old file or the new one."""
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(script(name, value), encoding="utf-8")
     unfinished.replace(path)

@@ -27,11 +27,11 @@ FEATURES_PER_TOKEN = 10
 
 @dataclass(frozen=True)
 class GalleryText:
-    """The gallery's own words.
+    """The texts above the gallery.
 
     Args:
-        title: its heading.
-        facts: lines of name and value: the model, the SAE, the studies.
+        title: the gallery's heading.
+        facts: names and values: the model, the SAE, the studies.
         banner: a line on every page if private studies are shown.
         note: a line about what was left out.
     """
@@ -61,13 +61,13 @@ def write_index(
     interpretations: Sequence[Interpretation],
     shown: np.ndarray,
 ) -> None:
-    """Write what the first page needs: the table of all features, and what is shown.
+    """Write what the first page needs: the gallery's texts and the table of all features.
 
     Args:
         folder: the gallery's.
         subject: the SAE, its model and the recording.
         table: statistics of its features.
-        text: the gallery's own words.
+        text: title, facts, banner and note.
         pages: features that have a standard page.
         interpretations: of features.
         shown: mask of the recorded studies that may be shown.
@@ -134,7 +134,7 @@ def write_studies(
     *,
     show_progress: bool = True,
 ) -> None:
-    """Write the studies that may be shown; their images were begun with ``images.add``."""
+    """Write the studies that may be shown, whose images ``images`` has been given."""
     recording = subject.recording
     numbers = np.flatnonzero(shown)
     for number_, index in tqdm(
@@ -160,7 +160,7 @@ def write_studies(
 
 
 def number(value: Any) -> float:
-    """Five significant digits: what a page can show, and a quarter of the bytes."""
+    """Round to five significant digits: a page shows no more, and the file is a quarter as large."""
     return float(f"{value:.5g}")
 
 

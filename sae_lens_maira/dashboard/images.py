@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 _QUALITY = 80
 _EFFORT = 2
-"""Of WebP, from 0 to 6: half the time of its default 4, for 3% more bytes."""
+"""WebP's effort, from 0 to 6: half the time of the default 4, for 3% more bytes."""
 
 
 def write_image(image: LazyImage | Image, path: Path, size: int) -> tuple[int, int]:
-    """Write an image as 8-bit grey WebP whose longer side has at most ``size`` pixels.
+    """Write an image as 8-bit gray WebP whose longer side has at most ``size`` pixels.
 
     Returns:
-        width and height.
+        Width and height.
 
     Raises:
         ImageError: the image cannot be used.
@@ -44,10 +44,9 @@ class ImageWriter:
     """Writes the images of studies: ``images/17-frontal.webp`` for the study at index 17.
 
     Args:
-        folder: of the gallery.
-        size: longer side in pixels, at most.
-        n_threads: images at a time in the background. Decoding holds Python's lock for long, so more threads gain
-            nothing.
+        folder: the gallery's folder.
+        size: largest width or height, in pixels.
+        n_threads: threads in the background. Decoding mostly holds Python's global lock, so more threads gain nothing.
     """
 
     def __init__(self, folder: Path, size: int, n_threads: int = 1) -> None:
@@ -72,7 +71,7 @@ class ImageWriter:
         }
 
     def add_opened(self, index: int, images: Mapping[View, Image]) -> None:
-        """Write images that somebody has opened for the model, on the spot: nothing piles up in memory."""
+        """Write images that are already open for the model, before returning, so that none pile up in memory."""
         written: dict[View, Future[tuple[int, int]]] = {}
         for view, image in images.items():
             written[view] = Future()
@@ -83,7 +82,7 @@ class ImageWriter:
         self._sizes[index] = written
 
     def written(self, index: int) -> dict[str, tuple[int, int]]:
-        """Wait for a study's images: width and height by name; an image that cannot be read is left out."""
+        """Wait for a study's images; returns width and height by name, without images that cannot be read."""
         found: dict[str, tuple[int, int]] = {}
         for view, future in self._sizes.pop(index, {}).items():
             try:

@@ -2,7 +2,7 @@
 
 1. Activations of the chosen studies come from a cache, or from one run of the model.
 2. The SAE runs once on them; everything else is computed from the features that fire.
-3. Gallery, standard pages and Neuronpedia's files are written beside the final folder, which is then replaced.
+3. Gallery, standard pages and Neuronpedia's files are written to a new folder, which then replaces the final one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _N_DECODERS = 1
-"""Threads that open images for the model and write them: drawing and encoding hold Python's lock for long."""
+"""Threads that open images for the model and write them; more gain little, as this work holds Python's global lock."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class DashboardResult:
         path: the gallery's folder; open ``index.html`` in it.
         n_features: features in the gallery.
         n_studies: studies in the gallery.
-        n_private: studies that count in the statistics and are not shown.
+        n_private: studies that count in the statistics but are not shown.
         pages: features that have sae-dashboard's page.
         neuronpedia: files to upload.
     """
@@ -100,13 +100,13 @@ def make_dashboards(
     """Make the gallery of an SAE, sae-dashboard's pages of some features, and Neuronpedia's files.
 
     Args:
-        sae: as SAE-Lens loads it; it is left as it is.
-        model: that the SAE was trained on, with the studies that are to be shown.
-        path: the gallery's folder; one that holds a gallery is replaced.
+        sae: an SAE as SAE-Lens loads it; it is not changed.
+        model: the model that the SAE was trained on, bound to the studies to show.
+        path: the gallery's folder; an existing gallery there is replaced.
         settings: what to make.
-        cache: activations of the model's studies; the model does not run then.
-        interpretations: of features.
-        origin: where `sae-lens-maira view` finds all this again, to make further pages.
+        cache: activations of the model's studies, read instead of running the model.
+        interpretations: interpretations of features.
+        origin: what ``sae-lens-maira view`` needs to make further pages.
         show_progress: whether to show progress bars.
 
     Raises:
@@ -134,19 +134,19 @@ def check_replaceable(path: Path) -> None:
     """Refuse a folder that holds something other than a gallery.
 
     Raises:
-        DashboardError: it does.
+        DashboardError: the folder holds something else.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / INDEX).is_file()):
-        raise DashboardError(f"'{path}' holds something that is no gallery; choose another folder.")
+        raise DashboardError(f"'{path}' holds something other than a gallery; choose another folder.")
 
 
 def replace_folder(new: Path, path: Path, old: Path) -> None:
-    """Put a folder in the place of another one, which stays where it is if that fails.
+    """Replace a folder by a new one; if that fails, the old one stays.
 
     Args:
-        new: the folder to move.
-        path: where to; there may be a folder.
-        old: where that one is moved to, on the same file system.
+        new: the new folder, which is moved.
+        path: the folder to replace, if it exists.
+        old: where the old folder is moved to, on the same file system.
     """
     if path.exists():
         path.rename(old)
@@ -172,20 +172,20 @@ def subject_of(
 
     Args:
         sae, model: as for :func:`make_dashboards`.
-        studies: the first ones of the model's, ready made, as making them may take long.
-        scratch: folder for the recording.
-        settings: which studies are shown.
+        studies: the first of the model's studies, as a list, because making them may take long.
+        scratch: a folder for the recording.
+        settings: decides which studies are shown.
         cache: activations of the model's studies.
         images: writes the images of the studies that may be shown, as they are opened for the model.
         show_progress: whether to show a progress bar.
 
     Raises:
-        DashboardError: the SAE does not say where it reads.
-        CacheError: the cache was made with something else, or lacks that hook point.
+        DashboardError: the SAE's metadata has no hook point.
+        CacheError: the cache does not fit the model or its studies, or lacks that hook point.
     """
     hook_name = sae.cfg.metadata.hook_name
     if not hook_name:
-        raise DashboardError("The SAE's metadata has no hook_name, so it is unknown where it reads.")
+        raise DashboardError("The SAE's metadata has no hook_name, so its hook point is unknown.")
     shown = [settings.shows(study) for study in studies]
     if cache is not None:
         check_cache_fits(cache.path, cache.identity, model)
@@ -246,7 +246,7 @@ def _make(request: _Request, path: Path, scratch: Path, made: Path) -> Dashboard
 
 
 def gallery_text(settings: DashboardSettings, subject: Subject, shareable: np.ndarray) -> GalleryText:
-    """The gallery's own words: what it shows, what it leaves out, and what may not leave the machine."""
+    """The gallery's texts: what it shows, what it leaves out, and what may not leave the machine."""
     n_private = int((~shareable).sum())
     metadata = subject.sae.cfg.metadata
     facts = {
@@ -280,7 +280,7 @@ def _neuronpedia(
     made: Path,
     show_progress: bool,
 ) -> list[Path]:
-    """From shareable studies alone, whatever the gallery shows."""
+    """Write Neuronpedia's files from shareable studies only, whatever the gallery shows."""
     if not shareable.any():
         logger.warning("No study is shareable, so nothing was written for Neuronpedia.")
         return []

@@ -1,4 +1,4 @@
-"""A standard page for a feature that has none yet, while the gallery is being looked at."""
+"""Makes a feature's missing standard page while the gallery is being viewed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 class PageMaker:
-    """Makes pages into a gallery's folder, one at a time; model and activations are loaded for the first one.
+    """Writes pages into a gallery's folder, one at a time. The first one loads the model and the activations.
 
     Args:
-        folder: of the gallery.
-        origin: what it was made from.
+        folder: the gallery's folder.
+        origin: what the gallery was made from.
     """
 
     def __init__(self, folder: Path, origin: Origin) -> None:
@@ -38,11 +38,11 @@ class PageMaker:
         self._scratch.cleanup()
 
     def page(self, feature: int) -> Path:
-        """The page of a feature, made if there is none.
+        """The page of a feature, made if it is missing.
 
         Raises:
             LookupError: there is no such feature.
-            ValueError: SAE, model, cache or studies do not fit any more.
+            ValueError: SAE, model, cache or studies no longer fit together.
             OSError: they cannot be read.
             ImportError: sae-dashboard is not installed.
         """

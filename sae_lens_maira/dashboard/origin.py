@@ -1,4 +1,4 @@
-"""What a gallery was made from, so that `view` can make further pages: ``.dashboard.json`` in its folder.
+"""What a gallery was made from, so that ``view`` can make further pages: ``.dashboard.json`` in its folder.
 
 It names local paths, is not served, and may be deleted before the folder is shared.
 """
@@ -18,13 +18,13 @@ ORIGIN = ".dashboard.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """The arguments of `sae-lens-maira dashboard`.
+    """The arguments of ``sae-lens-maira dashboard``.
 
     Args:
         sae: the SAE's folder, as it was given.
-        config: of the training run, with the model and the studies.
-        settings: of the dashboards.
-        cache: folder of activations; None where the model ran.
+        config: the training run's YAML, with the model and the studies.
+        settings: what the gallery shows.
+        cache: the folder of cached activations; None if the model ran.
     """
 
     sae: str
@@ -38,7 +38,7 @@ class Origin:
 
     @classmethod
     def read(cls, folder: Path) -> Origin | None:
-        """What a gallery was made from, None if it does not say.
+        """What a gallery was made from; None if it does not say.
 
         Raises:
             ViewError: the file is not one of ours.

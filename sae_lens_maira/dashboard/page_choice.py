@@ -1,4 +1,4 @@
-"""Which features get sae-dashboard's page: the setting ``pages``, understood once."""
+"""Which features get sae-dashboard's page: parses the setting ``pages``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PageChoice = AllFeatures | StrongestFeatures | ListedFeatures
 
 
 def parse_page_choice(text: str) -> PageChoice:
-    """Understand ``all``, ``none``, an integer N for the N strongest features, or a list such as ``3,17,256``.
+    """Parse ``all``, ``none``, an integer N for the N strongest features, or a list such as ``3,17,256``.
 
     Raises:
         DashboardError: it is none of these.
@@ -54,9 +54,9 @@ def chosen_features(choice: PageChoice, n_features: int, strongest: Sequence[int
     """The features of a choice.
 
     Args:
-        choice: as parsed.
-        n_features: the SAE's.
-        strongest: features, strongest first; none if all are dead.
+        choice: the parsed setting.
+        n_features: the SAE's number of features.
+        strongest: features, strongest first; empty if all are dead.
 
     Raises:
         DashboardError: the choice lists a feature that does not exist.

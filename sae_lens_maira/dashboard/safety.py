@@ -1,4 +1,4 @@
-"""Report text is untrusted, and patients' text stays where it is: what pages may hold, and how it is written."""
+"""Makes pages safe to open: report text is untrusted, so it is escaped, and a page may load and run only our files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PageError(RuntimeError):
 
 
 def to_script_json(value: Any) -> str:
-    """JSON that can stand in a script, in a file of its own or inside HTML: no ``<``, no line separators."""
+    """JSON that is safe in a script, in its own file or inside HTML: no ``<``, no line separators."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return escape_script(text)
 
@@ -34,25 +34,25 @@ def escape_script(text: str) -> str:
 
 
 def inert(text: str) -> str:
-    """A token's text as sae-dashboard may be given it.
+    """A token's text, made safe for sae-dashboard.
 
-    sae-dashboard sets tokens as text in one place and as HTML in another, after it has turned entities into
-    characters. So angle brackets become single quotation marks that look alike, and an ampersand that starts an entity
-    is followed by a character of no width.
+    sae-dashboard decodes HTML entities and then inserts tokens as text in one place and as HTML in another. So angle
+    brackets become single quotation marks that look alike, and an ampersand that starts an entity is followed by a
+    zero-width character.
     """
     return _ENTITY.sub("&\u200c", text).translate(_LOOKALIKES)
 
 
 def secure_page(page: str, title: str, banner: str) -> str:
-    """sae-dashboard's page as a whole document that loads nothing from elsewhere and runs no script but its own.
+    """sae-dashboard's page as a full document that loads nothing from elsewhere and runs only its own script.
 
     Args:
-        page: as sae-dashboard wrote it.
-        title: of the document; plain text of ours.
+        page: the HTML that sae-dashboard wrote.
+        title: the document's title; plain text of ours.
         banner: a line above the page; plain text of ours, none if empty.
 
     Raises:
-        PageError: the page is not made as sae-dashboard 0.8 makes it.
+        PageError: the page differs from what sae-dashboard 0.8 writes.
     """
     for address, local in _LIBRARIES.items():
         if page.count(f'<script src="{address}"></script>') != 1:

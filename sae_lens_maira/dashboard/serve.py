@@ -1,7 +1,7 @@
-"""`sae-lens-maira view`: serves a gallery on the loopback interface, and makes pages that it lacks.
+"""``sae-lens-maira view``: serves a gallery on the loopback interface, and makes missing pages.
 
-Only files of the gallery's folder are served, only to this machine, and only under a name of it: a web page elsewhere
-that points its own name at this machine (DNS rebinding) is refused.
+Only files of the gallery's folder are served, only to this machine, and only if the request names ``localhost`` or the
+loopback address, so that a web page whose own name points at this machine (DNS rebinding) is refused.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class GalleryServer(ThreadingHTTPServer):
     """A gallery on the loopback interface.
 
     Args:
-        folder: of the gallery.
-        port: to listen at; 0 for any that is free.
+        folder: the gallery's folder.
+        port: the port to listen on; 0 for any free one.
 
     Raises:
         ViewError: the folder holds no gallery, or the port is taken.
@@ -120,7 +120,7 @@ class _Handler(SimpleHTTPRequestHandler):
         logger.debug(format, *args)
 
     def _is_allowed(self) -> bool:
-        """Answer requests for other hosts, and for anything that is no file of the gallery."""
+        """Refuse requests for other hosts, and for anything outside the gallery."""
         host = self.headers.get("Host", "")
         if re.sub(r":\d+$", "", host).lower() not in _NAMES:
             self.send_error(HTTPStatus.FORBIDDEN, "Only names of this machine are served")
@@ -133,7 +133,7 @@ class _Handler(SimpleHTTPRequestHandler):
         return True
 
     def _is_made(self) -> bool:
-        """Answer what is no file: whether pages are made, and pages that are not made yet."""
+        """Answer requests that are not for a file: whether pages can be made, and pages that do not exist yet."""
         path = urllib.parse.urlsplit(self.path).path
         if path == f"/{SERVING}":
             self._send(HTTPStatus.OK, "text/javascript", script("serving", self.server.maker is not None))

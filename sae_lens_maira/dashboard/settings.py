@@ -19,13 +19,13 @@ class DashboardSettings(Settings):
     Args:
         title: the gallery's heading.
         pages: features that get sae-dashboard's page: an integer N for the N strongest features, ``all``, ``none``, or
-            a list of features such as ``3,17,256`` (of a single one: ``3,``).
+            a list of features such as ``3,17,256`` (``3,`` for a single one).
         neuronpedia: also write Neuronpedia's files for the same features, from shareable studies.
-        sae_set: Neuronpedia's name of the set that the SAE belongs to.
+        sae_set: Neuronpedia's name for the set that the SAE belongs to.
         include_private: show studies that may not leave this machine, with a banner.
-        n_studies: use the first of the source's studies only; null for all.
-        n_examples: studies per feature.
-        image_size: longer side of an image, in pixels, at most.
+        n_studies: use only the first N studies of the source; null for all.
+        n_examples: example studies per feature.
+        image_size: largest width or height of an image, in pixels.
         max_batch_tokens: padded tokens per forward pass; a study longer than this runs alone.
     """
 
@@ -45,10 +45,10 @@ class DashboardSettings(Settings):
         parse_page_choice(self.pages)
 
     def check_packages(self) -> None:
-        """Refuse pages that need sae-dashboard where it is not installed.
+        """Refuse pages that need sae-dashboard if it is not installed.
 
         Raises:
-            MissingPackageError: saying how to install it.
+            MissingPackageError: sae-dashboard is not installed; the message says how to install it.
         """
         if self.pages != "none" and find_spec("sae_dashboard") is None:
             raise MissingPackageError(

@@ -4,12 +4,12 @@
 
     configuration   Maira2Config: sizes, and the one spelling of config.json that both stacks read
     modeling        Maira2ForConditionalGeneration: LLaVA with a Dinov2 backbone and a deep projector
-    generation      rows with several images under beams; inputs that are too long
-    checkpoint      what is wrong with a checkpoint, in one sentence
-    images          any radiograph to 8-bit grey, stretched and cut to the model's square
-    prompts         FindingsPrompt, PhraseGroundingPrompt, TokenKind: the words MAIRA-2 was trained with
+    generation      repeats images for beams, refuses inputs that are too long
+    checkpoint      checks a checkpoint; each error is one sentence
+    images          any radiograph to 8-bit gray, stretched and cropped to the model's square
+    prompts         FindingsPrompt, PhraseGroundingPrompt, TokenKind: the words MAIRA-2 was trained on
     tokenization    prompts to text, and text to the kind of every token
-    plain_text      texts with placeholders, as transformers' chats and pipelines write them
+    plain_text      texts with placeholders, as transformers' chats and pipelines pass them
     padding         rows of different lengths as one batch
     processing      Maira2Processor: prompts to model inputs, model output to text
     grounding       parse_grounded: sentences with boxes, from output that may be malformed

@@ -1,4 +1,4 @@
-"""MAIRA-2 behind the seam: its prompts for studies, and where its hook points are."""
+"""MAIRA-2's adapter: its prompts for studies, and where its hook points are."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Maira2StudyProcessor:
     """A :class:`~sae_lens_maira.vlm.StudyProcessor` of MAIRA-2.
 
     Args:
-        processor: the checkpoint's.
+        processor: the checkpoint's processor.
     """
 
     def __init__(self, processor: Maira2Processor) -> None:
@@ -76,7 +76,7 @@ class Maira2StudyProcessor:
         return self.maira2.decode_reports(output_ids, input_ids)
 
     def fingerprint(self) -> str:
-        """A hash of tokenizer, chat template and the treatment of images."""
+        """A hash of the tokenizer, the chat template and the image preprocessing."""
         return self._fingerprint
 
     @cached_property
@@ -96,8 +96,8 @@ class Maira2Adapter:
     """A :class:`~sae_lens_maira.vlm.VisionLanguageModel` of MAIRA-2.
 
     Args:
-        model: in any dtype, on any device or devices.
-        processor: the checkpoint's.
+        model: the model, in any dtype, on any device or devices.
+        processor: the checkpoint's processor.
     """
 
     family = "maira2"
@@ -122,7 +122,7 @@ class Maira2Adapter:
 
 
 def _plain(value: Any) -> Any:
-    """JSON values of what transformers 4 keeps as plain values and transformers 5 as objects."""
+    """Plain JSON values, from transformers 4's plain values or transformers 5's objects."""
     if isinstance(value, Mapping):
         return {str(key): _plain(value[key]) for key in value if value[key] is not None}
     if isinstance(value, (list, tuple)):

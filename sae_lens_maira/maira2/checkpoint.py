@@ -1,4 +1,4 @@
-"""Checks around loading a checkpoint: what is wrong with it, in one sentence."""
+"""Checks for loading a checkpoint; each error says in one sentence what is wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def clear_loading_errors(source: Any) -> Iterator[None]:
     """Turn a loader's errors into one sentence each.
 
     Args:
-        source: what the user asked to load: a folder or a Hub id.
+        source: the folder or Hub id that the user asked to load.
     """
     try:
         yield
@@ -27,7 +27,7 @@ def clear_loading_errors(source: Any) -> Iterator[None]:
         causes = list(_causes(error))
         if any(isinstance(cause, GatedRepoError) for cause in causes):
             raise CheckpointError(
-                f"No access to the gated repository '{source}': accept its licence at https://huggingface.co/{source}, "
+                f"No access to the gated repository '{source}': accept its license at https://huggingface.co/{source}, "
                 "then log in with `hf auth login` or pass token=...."
             ) from error
         if any(isinstance(cause, (RepositoryNotFoundError, HFValidationError)) for cause in causes):
@@ -49,7 +49,7 @@ def check_folder(folder: Path) -> None:
     """Check that a folder holds a whole MAIRA-2 checkpoint, without reading any weights.
 
     Raises:
-        CheckpointError: naming the file or field that is wrong.
+        CheckpointError: the checkpoint is incomplete or not MAIRA-2's; the message names the file or field.
     """
     config_path = folder / "config.json"
     if not config_path.is_file():
@@ -78,7 +78,7 @@ def check_processor_folder(folder: Path) -> None:
     """Check that a folder holds a processor's files.
 
     Raises:
-        CheckpointError: naming the files that are missing.
+        CheckpointError: files are missing; the message names them.
     """
     missing = [name for name in ("tokenizer.json", "preprocessor_config.json") if not (folder / name).is_file()]
     if missing:
@@ -89,7 +89,7 @@ def raise_if_not_exact(source: Any, info: Mapping[str, Any]) -> None:
     """Refuse a load that left a parameter unset or a tensor unused.
 
     Args:
-        source: what was loaded, for the message.
+        source: the folder or Hub id, for the message.
         info: transformers' loading info, with ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys``.
     """
     problems = {
@@ -107,11 +107,11 @@ def raise_if_not_exact(source: Any, info: Mapping[str, Any]) -> None:
 
 
 def tensors_on_demand(paths: Iterable[str]) -> dict[str, Any]:
-    """All tensors of safetensors files, each read from disk when it is sliced and not kept."""
+    """All tensors of safetensors files; each is read from disk whenever it is sliced, and not cached."""
     slices: dict[str, Any] = {}
     for path in paths:
         file = safe_open(path, framework="pt", device="cpu", backend="pread")
-        slices |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        slices |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     return slices
 
 
@@ -121,7 +121,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"'{path}' is not valid JSON ({error}).") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"'{path}' holds no JSON object.")
+        raise CheckpointError(f"'{path}' does not hold a JSON object.")
     return content
 
 

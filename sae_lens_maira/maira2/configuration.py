@@ -1,8 +1,8 @@
 """MAIRA-2's configuration: a LLaVA configuration with a deeper projector and a Dinov2 backbone.
 
 The same ``config.json`` is read and written on transformers 4.56 and 5.x. The two differ in how they store rotary
-embeddings (``rope_scaling`` and ``rope_theta`` against ``rope_parameters``); files always get the older spelling,
-which is the official checkpoint's and which both read.
+embeddings (``rope_scaling`` and ``rope_theta`` against ``rope_parameters``). Files always use the older spelling, which
+is that of the official checkpoint and which both versions read.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Maira2Config(LlavaConfig):
         projector_n_layers: int = 4,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("tie_word_embeddings", False)  # transformers 4 would say True
+        kwargs.setdefault("tie_word_embeddings", False)  # transformers 4 defaults to True
         if vision_config is None:
             vision_config = dict(_VISION_DEFAULTS)
         if text_config is None:
@@ -90,7 +90,7 @@ class Maira2Config(LlavaConfig):
 
     @property
     def n_image_tokens(self) -> int:
-        """Placeholder tokens an image takes in a prompt: one a patch, plus CLS unless the strategy drops it."""
+        """Placeholder tokens per image: one per patch, plus CLS unless the strategy drops it."""
         vision: Any = self.vision_config
         n_patches = (vision.image_size // vision.patch_size) ** 2
         return n_patches + (self.vision_feature_select_strategy == "full")

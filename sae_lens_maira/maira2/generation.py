@@ -1,7 +1,7 @@
-"""What generation asks of a model whose rows have different numbers of images, and a limited number of positions.
+"""Generation: images repeated row by row, and a check of the input's length.
 
-The images of all rows stand in one list, in the order of their placeholders. Where several answers are wanted,
-transformers would repeat such a list image by image: frontal, frontal, lateral, lateral. Two answers to one prompt read
+The images of all rows are one list, in the order of their placeholders. For several answers per prompt, transformers
+would repeat that list image by image: frontal, frontal, lateral, lateral. Two answers to one prompt need it row by row:
 frontal, lateral, frontal, lateral.
 """
 
@@ -21,13 +21,13 @@ def images_per_row(
     inputs_embeds: Float[Tensor, "batch sequence d_model"] | None,
     embeddings: Any,
 ) -> list[int]:
-    """How many images each row has, by its placeholders.
+    """The number of images in each row, counted by its placeholders.
 
     Args:
         config: the model's ``Maira2Config``.
-        input_ids: with placeholders; None or empty where embeddings are given.
-        inputs_embeds: with the placeholder's embedding.
-        embeddings: of all tokens, (d_vocab, d_model).
+        input_ids: token ids with placeholders; None or empty if embeddings are given.
+        inputs_embeds: token embeddings, among them the placeholder's.
+        embeddings: the embedding matrix, (d_vocab, d_model).
     """
     if input_ids is not None and input_ids.shape[1] > 0:
         is_image = input_ids == config.image_token_index
@@ -39,11 +39,11 @@ def images_per_row(
 
 
 def repeated_order(n_images: list[int], n_found: int, n_times: int) -> list[int]:
-    """Which image stands where, after the images of each row were repeated as a group.
+    """Indices that repeat the images of each row as a group.
 
     Args:
-        n_images: of each row.
-        n_found: images that there are.
+        n_images: images per row.
+        n_found: images that were given.
         n_times: answers per row.
 
     Raises:
@@ -60,21 +60,21 @@ def repeated_order(n_images: list[int], n_found: int, n_times: int) -> list[int]
 
 
 def check_length(config: Any, tokens: Tensor | None, cache: Any) -> None:
-    """Refuse what is longer than the model's positions, without looking at values on the device.
+    """Refuse inputs longer than the model's positions, without reading values from the device.
 
     Args:
         config: the model's ``Maira2Config``.
-        tokens: ids or embeddings that are to be run, if any.
-        cache: of what was run before; None if there is none.
+        tokens: ids or embeddings to run, if any.
+        cache: the key-value cache of earlier tokens, if any.
 
     Raises:
-        PromptError: naming both lengths.
+        PromptError: the input is too long; the message has both lengths.
     """
     if tokens is None:
         return
     n_cached = 0 if cache is None else cache.get_seq_length()
     if cache is not None and isinstance(n_cached, Tensor):
-        # A cache of fixed size counts on the device, where looking would stall it and break a compiled graph.
+        # A static cache keeps its length on the device; reading it would stall the device and break a compiled graph.
         n_cached = 0
         n_places = cache.get_max_length() if hasattr(cache, "get_max_length") else cache.get_max_cache_shape()
         if n_places > config.n_positions:

@@ -4,8 +4,8 @@ The grammar (Bannur et al. 2024, arXiv 2406.04449, section 3) is a sequence of
 ``<obj>phrase<box><x10><y20><x30><y40></box>...</obj>``. A coordinate is the middle of one of 100 bins of the image's
 center-cropped square, so bin b stands for (b + 0.5) / 100.
 
-There are two ways to read it. :func:`parse_grounded` keeps what is sound and says in words what is not: for people.
-:func:`salvage_grounded` keeps every word and counts the tokens that fit nowhere: for scores.
+Two functions read it. :func:`parse_grounded`, for people, keeps what is well formed and describes each problem.
+:func:`salvage_grounded`, for scores, keeps every word and counts the tokens that fit nowhere.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CLOSED_BOX = re.compile(rf"<box>({_COORDINATES.pattern})</box>")
 
 @dataclass(frozen=True)
 class GroundedPhrase:
-    """A sentence and where it can be seen; no boxes if it cannot be shown."""
+    """A sentence and the boxes where it can be seen; no boxes if it cannot be located."""
 
     text: str
     boxes: tuple[Box, ...] = ()
@@ -43,7 +43,7 @@ class GroundedPhrase:
 
 @dataclass(frozen=True)
 class GroundedReport:
-    """The sound phrases of a grounded answer, and one sentence per problem in the rest."""
+    """The well-formed phrases of a grounded answer, and one sentence per problem in the rest."""
 
     phrases: tuple[GroundedPhrase, ...]
     problems: tuple[str, ...]
@@ -166,7 +166,7 @@ class _Reader:
 
     def _open_box(self) -> None:
         if self._text is None:
-            self.problems.append("A box stands outside of a phrase.")
+            self.problems.append("A box is outside of a phrase.")
         self._abandon_box("a new box starts")
         self._box_text = ""
         self._has_box = True
@@ -205,7 +205,7 @@ def _parse_bins(text: str) -> list[int] | str:
     """The four bins of a box, or what is wrong with them."""
     match = _COORDINATES.fullmatch(text)
     if match is None:
-        return f"has no four coordinates: {_excerpt(text)}"
+        return f"does not have four coordinates: {_excerpt(text)}"
     bins = [int(digits) for digits in match.groups()]
     if max(bins) >= N_COORDINATE_BINS:
         return f"has a coordinate beyond {N_COORDINATE_BINS - 1}: {_excerpt(text)}"

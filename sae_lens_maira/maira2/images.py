@@ -1,13 +1,13 @@
-"""Images as MAIRA-2 was trained on them: 8-bit grey, stretched to the full range, cut to the model's square.
+"""Images as MAIRA-2 was trained on them: 8-bit gray, stretched to the full range, cropped to the model's square.
 
-1. Anything that shows a chest X-ray (PIL image, array, image file, DICOM file) becomes one grey plane.
-   8-bit colour goes through PIL's luma, as in the official pipeline; deeper images keep their depth until step 2,
+1. Anything that shows a chest X-ray (PIL image, array, image file, DICOM file) becomes one gray plane.
+   8-bit color is converted by PIL's luma, as in the official pipeline; deeper images keep their depth until step 2,
    because PIL's own conversion to 8 bits clips them to white.
-2. The plane is stretched: its minimum becomes 0, its maximum 255, fractions are cut off.
-3. The shorter side is resized to the model's. A strip, whose longer side would become huge, is cut to what the centre
-   crop keeps while it is resized.
+2. The plane is stretched: its minimum becomes 0, its maximum 255, and fractions are truncated.
+3. The shorter side is resized to the model's size. The longer side of a strip would become huge, so only the part that
+   the center crop keeps is resized.
 
-For 8-bit images this is the official pipeline to the bit; in strips, Pillow may round in another order.
+For 8-bit images the result equals the official pipeline's bit for bit, except that Pillow may round strips differently.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ ImageLike: TypeAlias = ImageSource | np.ndarray
 """A PIL image, an array (height, width[, channels]), the path or contents of a file, or something to open."""
 
 _BLOCK = 1 << 20
-"""Pixels that are converted at a time, so that no copy of an image in float64 is made."""
+"""Pixels converted at a time, so that no whole image is copied to float64."""
 _STRIP = 8
 """An image is a strip when its longer side is this many times the shorter one; no radiograph is."""
 
 
 def to_stretched_grey(image: ImageLike, name: str = "image") -> Image.Image:
-    """Convert an image to 8-bit grey, stretched to use 0 to 255.
+    """Convert an image to 8-bit gray, stretched to use 0 to 255.
 
     Args:
-        image: 8-bit, 16-bit or float, grey or colour.
-        name: what to call the image in errors, such as ``frontal image``.
+        image: an image of 8 bits, 16 bits or floats, in gray or color.
+        name: the image's name in errors, such as ``frontal image``.
 
     Raises:
         ImageError: the image is broken, constant, empty, too large, of an unknown kind, or holds NaN or infinity.
@@ -63,12 +63,12 @@ def to_stretched_grey(image: ImageLike, name: str = "image") -> Image.Image:
 
 
 def fit_to_crop(image: Image.Image, image_processor: Any) -> Image.Image:
-    """Resize an image as the image processor will, so that it finds the shorter side as it wants it.
+    """Resize an image as the image processor would, which then leaves its size as it is.
 
-    One grey channel is resized in place of three equal ones, and of a strip no more than the centre crop keeps.
+    This resizes one gray channel instead of three equal ones, and only that part of a strip that the center crop keeps.
 
     Args:
-        image: 8-bit grey.
+        image: an image in 8-bit gray.
         image_processor: transformers' ``BitImageProcessor``.
     """
     shortest = (image_processor.size or {}).get("shortest_edge")
@@ -84,17 +84,17 @@ def fit_to_crop(image: Image.Image, image_processor: Any) -> Image.Image:
         scale = image.size[axis] / size[axis]
         start = (size[axis] - crop[axis]) // 2 * scale
         stop = min(start + crop[axis] * scale, float(image.size[axis]))
-        margin = math.ceil(4 * max(scale, 1))  # more than any filter of Pillow's reaches
+        margin = math.ceil(4 * max(scale, 1))  # more than the reach of any Pillow filter
         first = max(math.floor(start) - margin, 0)
         window += [first, min(math.ceil(stop) + margin, image.size[axis])]
         box += [start - first, stop - first]
-    # Cut before, since Pillow resizes images that are much taller than wide in another order.
+    # Crop first, because Pillow resizes images that are much taller than wide in another order.
     cut = image.crop((window[0], window[2], window[1], window[3]))
     return cut.resize(crop, resample, box=(box[0], box[2], box[1], box[3]))
 
 
 def _resized(size: tuple[int, int], shortest: int) -> tuple[int, int]:
-    """Width and height after transformers' resizing by the shortest edge, which cuts fractions off."""
+    """Width and height after transformers' resizing by the shortest edge, which truncates fractions."""
     width, height = size
     short, long = min(size), max(size)
     longest = int(shortest * long / short)
@@ -105,7 +105,7 @@ def _luma(image: Image.Image, name: str) -> Image.Image:
     try:
         return image.convert("L")
     except ValueError as error:
-        raise ImageError(f"The {name} has colours of mode {image.mode}, which cannot be turned to grey.") from error
+        raise ImageError(f"The {name} has colors of mode {image.mode}, which cannot be converted to gray.") from error
 
 
 def _plane_of_array(array: np.ndarray, name: str) -> np.ndarray:
@@ -116,7 +116,7 @@ def _plane_of_array(array: np.ndarray, name: str) -> np.ndarray:
     is_colour = array.ndim == 3 and array.shape[-1] in (3, 4)
     if not is_colour and array.ndim != 2:
         raise ImageError(
-            f"The {name} has shape {array.shape}; expected (height, width), or (height, width, 3 or 4) for colour."
+            f"The {name} has shape {array.shape}; expected (height, width), or (height, width, 3 or 4) for color."
         )
     check_n_pixels(array.shape[0] * array.shape[1], name)
     if not is_colour or array.size == 0:

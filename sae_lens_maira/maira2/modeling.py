@@ -1,6 +1,6 @@
 """MAIRA-2 as a transformers model, on transformers 4.56 and 5.x and without remote code.
 
-The model is LLaVA with two parts exchanged (Bannur et al. 2024, "MAIRA-2: Grounded Radiology Report Generation",
+The model is LLaVA with two parts replaced (Bannur et al. 2024, "MAIRA-2: Grounded Radiology Report Generation",
 arXiv 2406.04449): image features come from a Dinov2 backbone's feature map, final LayerNorm included, and the
 projector has four linear layers. Everything else is transformers' own.
 """
@@ -52,7 +52,7 @@ class Maira2MultiModalProjector(nn.Module):
 
 
 class Maira2Model(LlavaModel):
-    """The vision backbone, the projector and the language model, without a language modelling head."""
+    """The vision backbone, the projector and the language model, without a language modeling head."""
 
     config_class = Maira2Config
 
@@ -76,20 +76,20 @@ class Maira2Model(LlavaModel):
         """Embed images as ``n_image_tokens`` token embeddings each.
 
         Args:
-            pixel_values: of the images.
-            vision_feature_layer: which of the backbone's feature maps, in place of the configuration's.
-            vision_feature_select_strategy: ``default`` (without CLS) or ``full``, in place of the configuration's.
-            image_sizes: None; all images have one size.
+            pixel_values: pixels of the images.
+            vision_feature_layer: index of the backbone's feature map; the configuration's if None.
+            vision_feature_select_strategy: ``default`` (without CLS) or ``full``; the configuration's if None.
+            image_sizes: must be None, since all images have the same size.
             return_dict: False for a tuple, on transformers 5.
-            kwargs: for the vision backbone: ``output_hidden_states``, ``output_attentions``.
+            kwargs: arguments of the vision backbone: ``output_hidden_states``, ``output_attentions``.
 
         Returns:
             On transformers 5, a ``BaseModelOutputWithPooling``: ``pooler_output`` has ``n_images`` tensors of shape
             (n_image_tokens, d_model), ``last_hidden_state`` the feature map with CLS, and ``hidden_states`` and
-            ``attentions`` what the backbone gave. On transformers 4 the list of tensors alone, as for its LLaVA.
+            ``attentions`` are the backbone's. On transformers 4, only the list of tensors, as for its LLaVA.
 
         Raises:
-            PromptError: there is no such feature map or strategy.
+            PromptError: the feature map or strategy does not exist.
         """
         if image_sizes is not None:
             raise PromptError("MAIRA-2 takes images of one size only; leave image_sizes out.")
@@ -105,7 +105,7 @@ class Maira2Model(LlavaModel):
                 f"({', '.join(self.vision_tower.out_features)}); expected the index of one of them."
             )
         features = maps[layer]
-        kept = features[:, 1:] if strategy == "default" else features  # the first is CLS
+        kept = features[:, 1:] if strategy == "default" else features  # the first token is CLS
         embeddings: Any = list(self.multi_modal_projector(kept))
         if not TRANSFORMERS_5:
             return embeddings
@@ -119,7 +119,7 @@ class Maira2Model(LlavaModel):
 
 
 class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
-    """MAIRA-2 with its language modelling head.
+    """MAIRA-2 with its language modeling head.
 
     ``from_pretrained`` reads the official checkpoint layout (a folder or a Hub id) and what ``save_pretrained``
     wrote, which is the same layout.
@@ -144,22 +144,22 @@ class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self: ...
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a checkpoint, in the ``dtype`` and on the ``device_map`` asked for.
+        """Load a checkpoint with the given ``dtype`` and ``device_map``.
 
         Args:
             pretrained_model_name_or_path: a folder or a Hub id, ``microsoft/maira-2`` for the official model.
             kwargs: as for any transformers model: ``dtype``, ``device_map``, ``revision``, ``token``, ...
 
         Raises:
-            CheckpointError: not a MAIRA-2 checkpoint, files or keys missing or left over, or no access to a
-                gated repository.
+            CheckpointError: it is not a MAIRA-2 checkpoint, files or keys are missing or left over, or there is no
+                access to a gated repository.
         """
         kwargs.pop("trust_remote_code", None)
         wants_info = kwargs.pop("output_loading_info", False)
         folder = Path(str(pretrained_model_name_or_path)).expanduser()
         if folder.is_dir():
             check_folder(folder / kwargs.get("subfolder", ""))
-        # Keys of another shape are let through here, to be refused below together with all others.
+        # Mismatched shapes pass here and are refused below, together with all other problems.
         kwargs |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
         with clear_loading_errors(pretrained_model_name_or_path):
             loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -177,7 +177,7 @@ class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
         )
 
     if TYPE_CHECKING:
-        # transformers' own annotation asks for a protocol that no model fulfills.
+        # transformers annotates a protocol that no model satisfies.
         def generate(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -199,20 +199,20 @@ class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
         """Compute logits, and the loss when ``labels`` are given.
 
         Args:
-            input_ids: (batch, sequence) token ids with ``n_image_tokens`` placeholders an image.
-            pixel_values: (n_images, 3, height, width), the images of all rows in the order of their placeholders.
+            input_ids: (batch, sequence) token ids with ``n_image_tokens`` placeholders per image.
+            pixel_values: (n_images, 3, height, width), the images of all rows, in the order of their placeholders.
             attention_mask: (batch, sequence), 0 at padding.
             position_ids: as for Llama.
             past_key_values: as for Llama.
-            inputs_embeds: (batch, sequence, d_model) in place of ``input_ids``.
-            vision_feature_layer: which of the backbone's feature maps, in place of the configuration's.
-            vision_feature_select_strategy: ``default`` or ``full``, in place of the configuration's; ``full`` needs a
-                placeholder more per image.
+            inputs_embeds: (batch, sequence, d_model), instead of ``input_ids``.
+            vision_feature_layer: index of the backbone's feature map; the configuration's if None.
+            vision_feature_select_strategy: ``default`` or ``full``; the configuration's if None. ``full`` needs one
+                more placeholder per image.
             labels: (batch, sequence), -100 where no loss is wanted.
             logits_to_keep: how many of the last positions get logits, or which ones; 0 means all.
             token_kinds: ignored; accepted so that a processor's whole output can be passed on.
-            mm_encoder_outputs: images that are embedded already, in place of ``pixel_values``, which is what
-                transformers 5 passes while generating: ``{"image": get_image_features(pixel_values)}``.
+            mm_encoder_outputs: embedded images instead of ``pixel_values``, as transformers 5 passes them while
+                generating: ``{"image": get_image_features(pixel_values)}``.
             kwargs: as for ``LlavaForConditionalGeneration``: ``use_cache``, ``output_hidden_states``, ...
 
         Raises:
@@ -238,7 +238,7 @@ class Maira2ForConditionalGeneration(LlavaForConditionalGeneration):
     def _expand_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """Repeat each row ``expand_size`` times, together with its images, be they pixels or embedded already."""
+        """Repeat each row ``expand_size`` times, together with its images, which may be pixels or embeddings."""
         pixel_values, embedded = model_kwargs.pop("pixel_values", None), model_kwargs.pop("mm_encoder_outputs", None)
         images = (embedded or {}).get("image")
         found = pixel_values if images is None else images.pooler_output

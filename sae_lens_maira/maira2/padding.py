@@ -17,12 +17,12 @@ Padding = bool | Literal["longest", "max_length", "do_not_pad"] | None
 
 
 def padded_width(lengths: Sequence[int], padding: Padding, max_length: int | None) -> int:
-    """How wide a batch becomes.
+    """The width of a batch after padding.
 
     Args:
-        lengths: of its rows.
+        lengths: the rows' lengths.
         padding: as for transformers' tokenizers: to the longest row, to ``max_length``, or none at all.
-        max_length: no row may be longer.
+        max_length: the longest row that is allowed.
 
     Raises:
         PromptError: a row is too long, or rows differ in length and must not be padded.
@@ -30,7 +30,7 @@ def padded_width(lengths: Sequence[int], padding: Padding, max_length: int | Non
     longest = max(lengths)
     if max_length is not None and longest > max_length:
         raise PromptError(
-            f"A prompt has {longest} tokens, more than max_length {max_length}; shorten a section: nothing is cut."
+            f"A prompt has {longest} tokens, more than max_length {max_length}; shorten a section: nothing gets cut."
         )
     if padding == "max_length":
         if max_length is None:
@@ -46,13 +46,13 @@ def padded_width(lengths: Sequence[int], padding: Padding, max_length: int | Non
 def pad_rows(
     rows: list[np.ndarray], value: int, side: PaddingSide, width: int | None = None
 ) -> Int[Tensor, "batch sequence"]:
-    """Stack rows of different lengths, the shorter ones filled up with a value on one side.
+    """Stack rows of different lengths, and pad the shorter ones on one side.
 
     Args:
-        rows: of ids or kinds.
-        value: that fills them up.
-        side: to fill up.
-        width: of the batch; the longest row's if None.
+        rows: token ids or kinds of each row.
+        value: the padding value.
+        side: the side to pad.
+        width: the batch's width; the longest row's if None.
     """
     width = max(len(row) for row in rows) if width is None else width
     padded = torch.full((len(rows), width), int(value), dtype=torch.long)

@@ -1,9 +1,9 @@
-"""Plain texts with image placeholders, which is how transformers' own chats and pipelines ask a model.
+"""Plain texts with image placeholders, as transformers' chats and pipelines pass them.
 
-1. Each placeholder in a text stands for one image, in order; the images may be given flat or by text.
-2. Placeholders are multiplied to as many as an image has tokens.
+1. Each placeholder in a text stands for one image, in order; the images are a flat list or one list per text.
+2. Each placeholder is repeated once per image token.
 
-What the parts of such a text are is not known, so its tokens have no kinds.
+The sections of such a text are unknown, so its tokens have no kinds.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def match_images(texts: Sequence[str], images: Any, placeholder: str) -> list[Im
     """Check that texts and images belong together.
 
     Args:
-        texts: with placeholders.
-        images: one, a list of them, or a list per text.
+        texts: texts with placeholders.
+        images: one image, a list of images, or one list per text.
         placeholder: the image token, ``<image>``.
 
     Returns:
@@ -50,7 +50,7 @@ def refuse_what_cannot_be_given(videos: Any, audio: Any, truncation: Any, return
     """Refuse arguments that other models' processors take.
 
     Raises:
-        PromptError: naming the argument.
+        PromptError: an argument was given; the message names it.
     """
     for name, given in {"videos": videos, "audio": audio}.items():
         if given is not None:
@@ -80,12 +80,12 @@ def _flat(images: Any) -> Iterator[Any]:
 
 
 def _decoded(image: Any) -> ImageLike:
-    """An image that a string may hold or point at, as chats allow."""
+    """Decode an image given as a data URL, as chats allow, and refuse a web address."""
     if isinstance(image, str) and image.startswith(("http://", "https://")):
         raise ImageError(f"The image '{image}' is a web address; download it and give the file's path.")
     if isinstance(image, str) and image.startswith("data:image/"):
         try:
             return base64.b64decode(image.partition(",")[2], validate=True)
         except (binascii.Error, ValueError) as error:
-            raise ImageError(f"The image given as a data URL is no valid base64 ({error}).") from error
+            raise ImageError(f"The image given as a data URL is not valid base64 ({error}).") from error
     return image

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 if TRANSFORMERS_5:
-    # The plain name needs torchvision there, whose resampling differs from PIL's in the last digits.
+    # Its ``BitImageProcessor`` needs torchvision, whose resampling differs from PIL's in the last digits.
     from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil as BitImageProcessor
 else:
     from transformers import BitImageProcessor
@@ -46,11 +46,11 @@ class Maira2Processor(ProcessorMixin):
     Args:
         image_processor: transformers' ``BitImageProcessor`` with the checkpoint's sizes.
         tokenizer: the checkpoint's ``tokenizer.json``, as it is.
-        patch_size: of the vision backbone, in pixels.
+        patch_size: the vision backbone's patch size, in pixels.
         vision_feature_select_strategy: ``default`` drops the CLS token from the image features, ``full`` keeps it.
-        chat_template: the checkpoint's; None takes the tokenizer's.
+        chat_template: the checkpoint's; the tokenizer's if None.
         image_token: the placeholder's text.
-        num_additional_image_tokens: tokens of the vision backbone beside the patches: CLS.
+        num_additional_image_tokens: tokens of the vision backbone in addition to the patches: CLS.
         phrase_start_token, phrase_end_token, box_start_token, box_end_token, num_box_coord_bins: the checkpoint's
             record of the grammar that :mod:`~sae_lens_maira.maira2.grounding` reads; kept for saving.
     """
@@ -93,14 +93,14 @@ class Maira2Processor(ProcessorMixin):
 
     @property
     def n_image_tokens(self) -> int:
-        """Placeholder tokens an image takes."""
+        """Placeholder tokens per image."""
         crop: Any = self.image_processor.crop_size
         n_patches = (crop["height"] // self.patch_size) * (crop["width"] // self.patch_size)
         return n_patches + (self.vision_feature_select_strategy == "full")
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names of what the processor gives to the model."""
+        """Names of the model inputs that the processor makes."""
         return ["input_ids", "attention_mask", "token_kinds", "pixel_values"]
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -122,16 +122,16 @@ class Maira2Processor(ProcessorMixin):
 
         Args:
             prompts: what to ask.
-            padding_side: where shorter prompts are filled up; by default left for generation, right when every
-                prompt has an assistant text.
-            text: in place of prompts: one text or several, each with a placeholder per image.
-            images: of the texts, in the order of their placeholders, flat or as one list per text.
-            videos, audio: None; transformers' chats pass them.
+            padding_side: the side to pad; by default left, for generation, or right if every prompt has an assistant
+                text.
+            text: instead of prompts: one text or several, each with a placeholder per image.
+            images: the texts' images in the order of their placeholders, as a flat list or one list per text.
+            videos, audio: must be None; transformers' chats pass them.
             padding: as for transformers' tokenizers: to the longest prompt, to ``max_length``, or none at all.
-            max_length: no prompt may be longer.
-            truncation: False; nothing is cut, since a cut prompt is no prompt of MAIRA-2.
-            add_special_tokens: start texts with the begin of sequence; prompts always do.
-            return_tensors: PyTorch's.
+            max_length: the longest prompt that is allowed, in tokens.
+            truncation: must be False, because a truncated prompt is not a MAIRA-2 prompt.
+            add_special_tokens: start texts with the begin-of-sequence token, as prompts always do.
+            return_tensors: ``pt``, for PyTorch.
 
         Returns:
             ``input_ids``, ``attention_mask`` and, for prompts, ``token_kinds`` (:class:`TokenKind` values), each of
@@ -141,7 +141,7 @@ class Maira2Processor(ProcessorMixin):
         Raises:
             ImageError: an image cannot be used.
             PromptError: there is no prompt, a text contains a special token, texts and images do not fit together, or
-                an argument asks for what cannot be given.
+                an argument is not supported.
         """
         refuse_what_cannot_be_given(videos, audio, truncation, return_tensors)
         if (prompts is None) == (text is None):
@@ -179,7 +179,7 @@ class Maira2Processor(ProcessorMixin):
         )
 
     def render(self, prompt: Prompt) -> RenderedPrompt:
-        """The prompt as one string, each image still one placeholder, and the kind of each character."""
+        """The prompt as one string, with one placeholder per image, and the kind of each character."""
         template: Any = self.chat_template
         return render_prompt(prompt, self.tokenizer, template, self.image_token)
 
@@ -201,10 +201,10 @@ class Maira2Processor(ProcessorMixin):
         return self.image_processor(fitted, return_tensors="pt")["pixel_values"]
 
     def _get_num_multimodal_tokens(self, image_sizes: Sequence[Sequence[int]] | None = None) -> MultiModalData:
-        """Placeholder tokens that images of these sizes take, which is what vLLM asks for.
+        """Placeholder tokens of images of these sizes, as vLLM asks for them.
 
         Args:
-            image_sizes: height and width of each image; all take the same number.
+            image_sizes: height and width of each image; all have the same number of tokens.
         """
         if image_sizes is None:
             return MultiModalData()
@@ -212,11 +212,11 @@ class Maira2Processor(ProcessorMixin):
         return MultiModalData(num_image_tokens=[self.n_image_tokens] * n_images, num_image_patches=[1] * n_images)
 
     def decode_reports(self, output_ids: Int[Tensor, "batch n_tokens"], input_ids: Tensor | None = None) -> list[str]:
-        """Text of generated answers, without special tokens and the space that every answer starts with.
+        """Text of generated answers, without special tokens and without the leading space of every answer.
 
         Args:
             output_ids: what ``generate`` returned.
-            input_ids: the prompts it was given, which are cut off; None if ``output_ids`` holds answers only.
+            input_ids: the prompts, which are cut off; None if ``output_ids`` holds answers only.
         """
         answers = output_ids if input_ids is None else output_ids[:, input_ids.shape[1] :]
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -234,18 +234,18 @@ class Maira2Processor(ProcessorMixin):
         """Write the processor in the official layout, which both transformers 4 and 5 read.
 
         Args:
-            save_directory: made if it is not there.
+            save_directory: the folder, created if missing.
             push_to_hub: upload the written files to the Hub as well.
-            hub_options: of :func:`~sae_lens_maira.maira2.processor_files.upload_files`, together with ``push_to_hub``.
+            hub_options: arguments of :func:`~.processor_files.upload_files`, allowed only with ``push_to_hub``.
 
         Returns:
-            the paths of the files.
+            The paths of the files.
 
         Raises:
-            PromptError: there are options for the Hub, but nothing is to be pushed.
+            PromptError: there are options for the Hub without ``push_to_hub``.
         """
         if hub_options and not push_to_hub:
-            raise PromptError(f"{', '.join(hub_options)} can be given with push_to_hub=True only.")
+            raise PromptError(f"{', '.join(hub_options)} can only be given with push_to_hub=True.")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         names = write_processor(self, folder)
@@ -257,8 +257,8 @@ class Maira2Processor(ProcessorMixin):
         """Upload the processor's files to a repository, and return its full name.
 
         Args:
-            repo_id: where to.
-            hub_options: of :func:`~sae_lens_maira.maira2.processor_files.upload_files`.
+            repo_id: the repository.
+            hub_options: arguments of :func:`~.processor_files.upload_files`.
         """
         with TemporaryDirectory() as folder:
             names = write_processor(self, Path(folder))

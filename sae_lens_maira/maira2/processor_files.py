@@ -19,10 +19,10 @@ def write_processor(processor: Any, folder: Path) -> list[str]:
 
     Args:
         processor: a ``Maira2Processor``.
-        folder: that exists.
+        folder: an existing folder.
 
     Returns:
-        the names of the files.
+        The names of the files.
     """
     all_image_fields = processor.image_processor.to_dict()
     image_fields = {name: all_image_fields[name] for name in all_image_fields if not name.startswith("_")}
@@ -65,16 +65,16 @@ def upload_files(
     commit_message: str = "Upload processor",
     create_pr: bool = False,
 ) -> str:
-    """Upload files to the Hub, and nothing else that lies beside them.
+    """Upload these files of a folder to the Hub, and no others.
 
     Args:
-        folder: of the files.
-        names: of the files.
-        repo_id: where to; the folder's name in the user's namespace if None.
+        folder: the folder with the files.
+        names: the files' names.
+        repo_id: the repository; the folder's name in the user's namespace if None.
         token, private, revision, commit_message, create_pr: as for ``huggingface_hub``.
 
     Returns:
-        the repository's full name.
+        The repository's full name.
     """
     api = HfApi(token=token)
     repository = api.create_repo(repo_id or folder.resolve().name, private=private, exist_ok=True).repo_id

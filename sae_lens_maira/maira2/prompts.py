@@ -1,7 +1,7 @@
-"""What can be asked of MAIRA-2, as typed objects, and the exact words it was trained with.
+"""MAIRA-2's prompts as typed objects, with the exact words it was trained on.
 
-A prompt becomes a list of pieces (text or image) that the checkpoint's chat template joins. Every stretch of text
-knows what it is, so that tokens can later be told apart by kind.
+A prompt becomes a list of pieces (text or image) that the checkpoint's chat template joins. Every text carries its
+kind, so that each token gets a kind too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PHRASE_TASK = (
 
 @dataclass(frozen=True)
 class Text:
-    """A stretch of text of one kind."""
+    """Text of one kind."""
 
     text: str
     kind: TokenKind = TokenKind.TEMPLATE
@@ -45,7 +45,7 @@ class ImageSlot:
 
     @property
     def name(self) -> str:
-        """What to call the image in errors: ``frontal image``, ..."""
+        """The image's name in errors: ``frontal image``, ..."""
         return self.kind.name.lower().replace("_", " ")
 
 
@@ -61,9 +61,9 @@ class FindingsPrompt:
         frontal: the current frontal image.
         lateral: the current lateral image.
         prior: an earlier frontal image of the same patient.
-        indication: why the study was made; empty or None is written ``N/A``, as for every section.
-        technique: how it was made.
-        comparison: what it is compared with.
+        indication: why the study was requested; empty or None is written ``N/A``, as for every section.
+        technique: how the images were taken.
+        comparison: the earlier studies to compare with.
         prior_report: the report of the earlier study; used only together with ``prior``.
         grounded: ask for sentences with bounding boxes.
         assistant_text: the report itself, for teacher forcing.
@@ -90,7 +90,7 @@ class FindingsPrompt:
 
     @property
     def max_new_tokens(self) -> int:
-        """An upper bound for the answer, as in the model's own examples."""
+        """Longest answer in tokens, as in the official examples."""
         return 450 if self.grounded else 300
 
     def pieces(self) -> list[Piece]:
@@ -164,7 +164,7 @@ def as_batch(prompts: Prompt | Sequence[Prompt] | None) -> list[Prompt]:
     """One prompt or several as a list, each checked to be a prompt.
 
     Raises:
-        PromptError: there is none, or something else is among them.
+        PromptError: there is no prompt, or one is of another type.
     """
     batch: list[Any] = list(prompts) if isinstance(prompts, (list, tuple)) else [prompts]
     if not batch:

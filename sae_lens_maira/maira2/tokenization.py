@@ -1,7 +1,7 @@
 """Prompts to text, text to tokens, and what each token is.
 
 1. The checkpoint's chat template joins the pieces of a prompt.
-2. Each piece is found again in the result, so every character gets a kind; placeholders are multiplied.
+2. Each piece is found again in the result, so every character gets a kind; placeholders are repeated per image token.
 3. The tokenizer's character offsets carry the kinds over to the tokens.
 """
 
@@ -20,13 +20,13 @@ from sae_lens_maira.maira2.prompts import ImageSlot, Piece, Prompt, Text
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """A prompt as one string, placeholders not yet multiplied, and the kind of each character."""
+    """A prompt as one string, with one placeholder per image, and the kind of each character."""
 
     text: str
     character_kinds: Int[np.ndarray, " n_characters"]
 
     def expand_images(self, placeholder: str, n_image_tokens: int) -> RenderedPrompt:
-        """Write each placeholder as often as an image has tokens."""
+        """Repeat each placeholder as often as an image has tokens."""
         parts: list[str] = []
         kinds: list[np.ndarray] = []
         start = 0
@@ -47,9 +47,9 @@ def render_prompt(prompt: Prompt, tokenizer: Any, chat_template: str | None, pla
     """Render a prompt by the checkpoint's chat template and mark every character with its kind.
 
     Args:
-        prompt: what to ask, with an assistant text for teacher forcing.
+        prompt: the prompt, with an assistant text for teacher forcing.
         tokenizer: renders the template; its end-of-sequence token closes an assistant text.
-        chat_template: the checkpoint's; None takes the tokenizer's own.
+        chat_template: the checkpoint's; the tokenizer's if None.
         placeholder: the image token, ``<image>``.
 
     Raises:

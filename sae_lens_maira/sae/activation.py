@@ -1,4 +1,4 @@
-"""SAE-Lens's top-k activation modules, with equal activations taken in a fixed order: the dense path's selection."""
+"""SAE-Lens's top-k activation modules with a fixed order for ties, which the dense pass selects with."""
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from sae_lens_maira.sae.selection import batch_topk_mask, token_topk_mask
 
 
 class OrderedBatchTopK(BatchTopK):
-    """``BatchTopK`` that takes equal activations in the order of (token, latent)."""
+    """``BatchTopK`` that breaks ties in the order of (token, latent)."""
 
     @override
     def forward(self, x: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
@@ -21,7 +21,7 @@ class OrderedBatchTopK(BatchTopK):
 
 
 class OrderedTopK(TopK):
-    """``TopK`` that takes equal activations in the order of latents."""
+    """``TopK`` that breaks ties in the order of latents."""
 
     @override
     def forward(self, x: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:

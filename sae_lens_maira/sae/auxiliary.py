@@ -1,4 +1,4 @@
-"""Auxiliary losses: dead latents learn to reconstruct what the living ones leave over.
+"""Auxiliary losses: dead latents learn to reconstruct the residual that the live ones leave.
 
 Both libraries take each token's largest pre-activations among the dead latents and reconstruct the residual from them:
 
@@ -30,12 +30,12 @@ def auxiliary_loss(
     residual: Float[Tensor, "n_tokens d_in"],
     style: AuxLoss,
 ) -> Float[Tensor, ""]:
-    """Loss of the dead latents' reconstruction of what the others leave over.
+    """Loss of the dead latents' reconstruction of the residual.
 
     Args:
         x: The encoder's input.
         norms: Decoder norms that activations are multiplied by to rank them; None for ones.
-        residual: What is left over, a target: no gradient goes there.
+        residual: What the other latents do not reconstruct; a target, so it gets no gradient.
     """
     index = dead.nonzero().view(-1)
     n_dead, k_heuristic = index.numel(), x.shape[-1] // 2

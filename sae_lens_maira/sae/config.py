@@ -26,9 +26,9 @@ class MairaMatryoshkaTrainingSAEConfig(MatryoshkaBatchTopKTrainingSAEConfig):
             ``matryoshka_widths``. Group sizes are rounded down as in dictionary_learning, and the last
             group takes the rest.
         group_weights (list[float]): Weight of each prefix's loss; empty for 1 each, as in SAE-Lens.
-        prefixes (str): "fixed" trains the prefixes above in every step; "sampled" draws other ones for each step,
-            with a density falling as ``width ** -1.5``, and always adds the whole dictionary.
-        n_sampled_prefixes (int): Prefixes per step where they are sampled, the whole dictionary included.
+        prefixes (str): "fixed" trains the prefixes of the groups at every step; "sampled" draws new widths at each
+            step, with a density proportional to ``width ** -1.5``, and always adds the whole dictionary.
+        n_sampled_prefixes (int): Prefixes per step if they are sampled, including the whole dictionary.
         selection (str): "batch" keeps the ``k * n_tokens`` largest activations of a batch, "token" the k largest of
             each token.
         k_start (float | None): k at the first step, moving linearly to ``k``; None for ``k`` throughout.
@@ -38,16 +38,16 @@ class MairaMatryoshkaTrainingSAEConfig(MatryoshkaBatchTopKTrainingSAEConfig):
         threshold_init (str): "zero" starts the running threshold at 0, as SAE-Lens does; "first" at the first step's
             smallest activation, as dictionary_learning does.
         threshold_start_step (int): Steps before the running threshold starts.
-        decoder_init_norm (float | None): Norm of the decoder's rows at the start. SAE-Lens's default is 0.1, with which
-            most latents of a nested dictionary die early (figures in benchmarks/README.md).
+        decoder_init_norm (float | None): Norm of the decoder's rows at the start. With SAE-Lens's default, 0.1, most
+            latents of a nested dictionary die early (figures in benchmarks/README.md).
         unit_norm_decoder (bool): Keep decoder rows at norm 1 after each step and remove the gradient's parallel part.
         b_dec_init (str): "zeros", or "geometric_median" of the first training batch.
         center_steps (int): Steps over which the activations' mean is measured; it is subtracted from the input, added
             to the output, and folded into the biases when the SAE is saved for inference. 0 for none.
-        kernels (str): "sparse", "dense", or "auto": the one that is faster at the density k / d_sae. Same results.
-        use_sparse_activations (bool): Whether a step of the sparse kernels gives its activations as sparse tensors
-            (SAE-Lens's default is False); False for dense ones, at the cost of making them.
-        fused_optimizer (bool): Switch the Adam optimizer that steps this SAE to PyTorch's fused kernel. Same results.
+        kernels (str): "sparse", "dense", or "auto", the faster one at the density k / d_sae. Results are the same.
+        use_sparse_activations (bool): Whether the sparse kernels return a step's activations as sparse tensors
+            (SAE-Lens's default is False). False makes dense ones, which takes time and memory.
+        fused_optimizer (bool): Use PyTorch's fused kernel in the Adam optimizer of this SAE. Results are the same.
     """
 
     group_fractions: list[float] = field(default_factory=list)
@@ -160,7 +160,7 @@ class MairaMatryoshkaTrainingSAEConfig(MatryoshkaBatchTopKTrainingSAEConfig):
             if k is not None and not 0 < k <= self.d_sae:
                 raise ConfigError(f"{name} must be above 0 and at most d_sae ({self.d_sae}), not {k}.")
         if self.selection == "token" and self.k != int(self.k):
-            raise ConfigError(f"k must be a whole number where selection is per token, not {self.k}.")
+            raise ConfigError(f"k must be a whole number if selection is per token, not {self.k}.")
         if (self.k_start is None) != (self.k_anneal_steps == 0):
             raise ConfigError("k_start and k_anneal_steps go together: give both or neither.")
         for name in ("k_anneal_steps", "threshold_start_step", "center_steps"):

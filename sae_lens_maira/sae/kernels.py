@@ -9,10 +9,10 @@ weights ``w_p``,
 1. *One decode for all prefixes.* Prefix groups are contiguous, so one bag per (token, group) and a running sum over the
    groups give every ``R_p``; each active latent is decoded once.
 2. *One error for all gradients.* A latent of group g takes part in the prefixes p >= g, so its gradients need only
-   ``S_g = sum over p >= g of 2 w_p / n_tokens * (R_p - x)``, a running sum from the other end, made in place.
+   ``S_g = sum over p >= g of 2 w_p / n_tokens * (R_p - x)``, a running sum from the last group on, made in place.
 3. ``dW_dec[j] = sum_t v[t, j] S_g(j)[t]`` and ``dW_enc[:, j] = sum_t dv[t, j] x[t]`` are bags over the transposed
    pattern; ``dv[t, j] = W_dec[j] . S_g(j)[t]`` is a product sampled at the active pairs; ``db_dec`` is
-   ``sum_t S_0[t]``, less what the encoder's input takes.
+   ``sum_t S_0[t]``, minus the part that comes through the encoder's input.
 
 Decoder norms (SAE-Lens's ``rescale_acts_by_decoder_norm``) do not appear: an activation is multiplied by the norm for
 the selection and divided by it before the decoder, so for a given selection the norms cancel in value and gradient.
@@ -34,7 +34,7 @@ from sae_lens_maira.sae.pattern import ActivePattern, column_blocks, sum_bags, s
 
 
 class _SelectedPreactivations(torch.autograd.Function):
-    """``values[i] = (x[token_i] - b_dec) @ W_enc[:, latent_i] + b_enc[latent_i]``, the values being known already."""
+    """``values[i] = (x[token_i] - b_dec) @ W_enc[:, latent_i] + b_enc[latent_i]``, from known values."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -76,7 +76,7 @@ class _SelectedPreactivations(torch.autograd.Function):
 
 
 class _NestedReconstruction(torch.autograd.Function):
-    """Weighted loss over all prefixes and the full reconstruction; the losses of the prefixes come for the log."""
+    """Weighted loss over all prefixes and the full reconstruction, with each prefix's loss for the log."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -96,7 +96,7 @@ class _NestedReconstruction(torch.autograd.Function):
         losses = x.new_zeros(n_prefixes)
         scales = [2 * weight / n_tokens for weight in weights]
         suffix_sums = []
-        # Columns do not meet before the end, so one block of them after the other stays in the cache.
+        # Columns are independent until the end, so they are processed in blocks that fit the processor's cache.
         for block in column_blocks(d_in, x.device):
             bags = sum_bags(W_dec[:, block], pattern.latents, pattern.bag_offsets, values)
             bags = bags.view(n_tokens, n_prefixes, -1)
@@ -190,10 +190,10 @@ def selected_preactivations(
     values: Float[Tensor, " n_active"],
     pattern: ActivePattern,
 ) -> Float[Tensor, " n_active"]:
-    """Give the selected pre-activations their gradients.
+    """Attach gradients to the selected pre-activations.
 
     Args:
-        b_dec: The decoder's bias where the encoder's input is centered by it.
+        b_dec: The decoder's bias if the encoder's input is centered by it, else None.
         centered: ``x - b_dec``, or ``x`` where ``b_dec`` is None.
     """
     values = values.to(centered.dtype)

@@ -4,8 +4,9 @@ The first optimizer step that touches the SAE's decoder is found through PyTorch
 that one optimizer, and no other,
 
 - runs Adam's fused kernel (the same update, one pass over memory instead of several), on the transpose of an encoder
-  that is stored latent by latent: the kernel copies what is not contiguous. Without this a step takes 4.7% more
-  processor time and 9.4% more wall time at 1,024 to 8,192, 2.5% and 2.7% more at 512 to 4,096 (benchmarks/README.md);
+  that is stored latent by latent, because the kernel copies what is not contiguous. Without this, a step takes 4.7%
+  more processor time and 9.4% more wall time at d_in 1,024 and d_sae 8,192, and 2.5% and 2.7% more at 512 and 4,096
+  (benchmarks/README.md);
 - is followed by the renormalization of a unit-norm decoder.
 
 So a stock ``LanguageModelSAETrainingRunner`` gets both. The decoder's gradient parallel to its rows is removed in
@@ -76,7 +77,7 @@ def step_transposed(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tens
     Parameters, gradients and state keep their shapes and strides; Adam is elementwise, so only the views differ.
 
     Returns:
-        The parameters and their gradients, to be shown again after the step.
+        The parameters and their gradients, to be restored after the step.
     """
     hidden = []
     for group in optimizer.param_groups:
@@ -91,7 +92,7 @@ def step_transposed(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tens
                 state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
                 state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            # The fused kernel walks memory, and is wrong where strides differ (a loaded state may have others).
+            # The fused kernel ignores strides, so all tensors must share them; those of a loaded state may differ.
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name] = _laid_out_like(parameter, state[name])
             adam(
@@ -133,7 +134,7 @@ def _laid_out_like(model: Float[Tensor, "n d"], tensor: Float[Tensor, "n d"]) ->
 
 @torch.no_grad()
 def normalize_rows_(weights: Float[Tensor, "n d"]) -> None:
-    """Bring each row to norm 1, in place."""
+    """Scale each row to norm 1, in place."""
     weights.div_(weights.norm(dim=-1, keepdim=True) + torch.finfo(weights.dtype).eps)
 
 
@@ -157,5 +158,5 @@ class _WithoutParallelGradient(torch.autograd.Function):
 
 
 def without_parallel_gradient(weights: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """The same weights, whose gradient loses its part parallel to each row."""
+    """The same weights, with the part of the gradient that is parallel to each row removed."""
     return _WithoutParallelGradient.apply(weights)  # pyright: ignore[reportReturnType]

@@ -1,7 +1,7 @@
 """From a step's input to losses and activations of all prefixes: sparse or dense, with the same results.
 
-The sparse pass computes what is active and no more; its values and gradients come from ``kernels.py``. The dense pass
-is the formula as one would write it, and serves hooks, large densities and data types that the kernels lack.
+The sparse pass computes the active latents only; its values and gradients come from ``kernels.py``. The dense pass is
+the plain formula; it serves hooks, high densities, and data types that the kernels do not support.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Pass:
-    """What the sparse and the dense pass both give."""
+    """Result of the sparse or the dense pass."""
 
     loss: Float[Tensor, ""]
     reconstruction: Float[Tensor, "n_tokens d_in"]
     prefix_losses: Float[Tensor, " n_prefixes"]
     activations: Float[Tensor, "n_tokens d_sae"]
-    """Sparse COO or dense, as compared by the top-k."""
+    """Sparse COO or dense, scaled as the top-k compares them."""
     hidden_pre: Float[Tensor, "n_tokens d_sae"]
     prefix_errors: Float[Tensor, "n_tokens n_prefixes d_in"] | None
-    """``R_p - x`` of each prefix, detached; only where they were asked for."""
+    """``R_p - x`` of each prefix, detached; None unless they were asked for."""
 
 
 def sparse_pass(
@@ -100,7 +100,7 @@ def dense_pass(
 
     Args:
         norms: Decoder norms that the activations were multiplied by; None for ones.
-        hook_reconstruction: What the full reconstruction passes through.
+        hook_reconstruction: The hook that the full reconstruction passes through.
         keep_errors: Whether the errors of all prefixes are wanted.
     """
     decoded = activations

@@ -1,4 +1,4 @@
-"""The pattern of active latents of one batch, in the two orders that the kernels walk.
+"""The pattern of active latents of one batch, in the two orders that the kernels read.
 
 A batch top-k leaves about ``k * n_tokens`` active (token, latent) pairs. The forward pass reads them token by token,
 the weight gradients latent by latent. Both orders are kept as index lists with offsets, which is what
@@ -26,7 +26,7 @@ _GRADIENTS = BufferPool()
 
 @dataclass(frozen=True)
 class ActivePattern:
-    """Where a batch is active: ``n_active`` (token, latent) pairs in token order, and the way to latent order."""
+    """A batch's ``n_active`` (token, latent) pairs in token order, and the permutation to latent order."""
 
     n_tokens: int
     d_sae: int
@@ -74,7 +74,7 @@ def make_pattern(
 ) -> tuple[ActivePattern, Int[Tensor, " n_active"]]:
     """Index pairs given in latent order; also returns the permutation from latent order to token order."""
     device = latents.device
-    # int32 keys: half the traffic, and the radix sort that PyTorch has for integers is faster on them.
+    # int32 keys halve the memory traffic, and PyTorch's radix sort is faster on them.
     to_token_order = torch.argsort(tokens.int(), stable=True)
     to_latent_order = torch.empty_like(to_token_order)
     to_latent_order[to_token_order] = torch.arange(to_token_order.numel(), device=device)
@@ -108,7 +108,7 @@ COLUMNS_PER_BLOCK = 128
 
 
 def column_blocks(n_columns: int, device: torch.device) -> list[slice]:
-    """Blocks of columns to walk on a CPU; all columns at once elsewhere."""
+    """Blocks of columns for a CPU; on other devices, one block of all columns."""
     width = COLUMNS_PER_BLOCK if device.type == "cpu" else max(n_columns, 1)
     return [slice(start, start + width) for start in range(0, n_columns, width)]
 
@@ -119,7 +119,7 @@ def sum_bags_by_columns(
     offsets: Int[Tensor, " n_bags_plus_1"],
     weights: Float[Tensor, " n_active"],
 ) -> Float[Tensor, "n_bags d"]:
-    """``sum_bags`` of a table given in blocks of columns: several times faster where the rows come in no order."""
+    """``sum_bags`` of a table in blocks of columns: several times faster if the rows are in random order."""
     if len(tables) == 1:
         return sum_bags(tables[0], rows, offsets, weights)
     size = (offsets.numel() - 1, sum(table.shape[1] for table in tables))
@@ -138,5 +138,5 @@ def sum_bags(
     offsets: Int[Tensor, " n_bags_plus_1"],
     weights: Float[Tensor, " n_active"],
 ) -> Float[Tensor, "n_bags d"]:
-    """``out[b] = sum of weights[i] * table[rows[i]]`` over the i of bag b; empty bags are zero."""
+    """``out[b] = sum of weights[i] * table[rows[i]]`` over all i in bag b; empty bags are zero."""
     return F.embedding_bag(rows, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)

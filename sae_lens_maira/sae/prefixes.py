@@ -1,4 +1,4 @@
-"""Prefixes of the dictionary: from fractions to cumulative widths, checked; and prefixes drawn at random."""
+"""Prefixes of the dictionary: cumulative widths from fractions or sizes, their checks, and random prefixes."""
 
 from __future__ import annotations
 

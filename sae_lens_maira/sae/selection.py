@@ -10,7 +10,7 @@ them costs more than the encoder. Instead:
 4. if the guess was too high (fewer candidates than wanted), lower it and repeat; at zero every positive activation is
    a candidate, and activations that are not positive never count.
 
-The result does not depend on the guess. Equal activations at the cut are taken in the order of (token, latent).
+The result does not depend on the guess. Ties at the cut are broken in the order of (token, latent).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 BLOCK_ELEMENTS = 1 << 22
-"""Pre-activations encoded at a time on a CPU (16 MiB in fp32); other devices take the batch at once. Without
-blocks a step takes 5.9% more processor time at 512 to 4,096 (benchmarks/README.md)."""
+"""Pre-activations encoded at a time on a CPU (16 MiB in fp32); other devices encode the batch at once. Without
+blocks, a step takes 5.9% more processor time at d_in 512 and d_sae 4,096 (benchmarks/README.md)."""
 SAMPLE_TOKENS = 64
-"""Tokens encoded to guess a threshold where no step went before."""
+"""Tokens encoded to estimate a threshold when there is no previous step."""
 ATTEMPTS = 3
-"""With the guess, with one from a sample of this batch, and with zero."""
+"""Thresholds to try: the guess, an estimate from a sample of this batch, and zero."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Selection:
 
 @dataclass
 class ThresholdGuess:
-    """Remembers where the last step cut, and how far below it the next one should look."""
+    """The last step's cut, and how far below it the next step's threshold starts."""
 
     cut: float | None = None
     slack: float = 0.1
@@ -61,7 +61,7 @@ class ThresholdGuess:
 
 @dataclass(frozen=True)
 class Encoder:
-    """What is needed to compute pre-activations of any block of latents: ``x @ W_enc + b_enc``, in autocast's dtype."""
+    """Computes pre-activations of any block of latents: ``x @ W_enc + b_enc``, in autocast's dtype."""
 
     x: Float[Tensor, "n_tokens d_in"]
     rows: Float[Tensor, "d_sae d_in"]
@@ -76,7 +76,7 @@ class Encoder:
     def products(
         self, start: int, stop: int, out: Float[Tensor, "n_block n_tokens"] | None = None
     ) -> Float[Tensor, "n_block n_tokens"]:
-        """Pre-activations less the bias, latents as rows: blocks of latents then come out in latent order."""
+        """Pre-activations without the bias, one row per latent, so that blocks are in latent order."""
         rows, device_type = self.rows[start:stop], self.x.device.type
         if torch.is_autocast_enabled(device_type):
             dtype = torch.get_autocast_dtype(device_type)
@@ -97,7 +97,7 @@ class Encoder:
 
 @torch.no_grad()
 def select_batch_topk(encoder: Encoder, n_wanted: int, guess: ThresholdGuess) -> Selection:
-    """The ``n_wanted`` largest positive activations of the whole batch (all positive ones where there are fewer)."""
+    """The ``n_wanted`` largest positive activations of the whole batch, or all positive ones if there are fewer."""
     if n_wanted <= 0:
         return _selection(encoder, *_candidates(encoder, float("inf")))
     threshold = guess.value
@@ -121,7 +121,7 @@ def select_batch_topk(encoder: Encoder, n_wanted: int, guess: ThresholdGuess) ->
 
 @torch.no_grad()
 def select_token_topk(encoder: Encoder, k: int) -> Selection:
-    """The ``k`` largest activations of each token, where positive. Equal ones are taken in the order of latents."""
+    """The ``k`` largest positive activations of each token. Ties are broken in the order of latents."""
     preactivations = encoder.preactivations().T.contiguous()
     activations = preactivations if encoder.norms is None else preactivations * encoder.norms
     latents, tokens = token_topk_mask(activations, k).T.nonzero(as_tuple=True)
@@ -204,7 +204,7 @@ def _sampled_threshold(encoder: Encoder, n_wanted: int) -> float:
 
 
 def batch_topk_mask(activations: Float[Tensor, "n_tokens d_sae"], n_wanted: int) -> Bool[Tensor, "n_tokens d_sae"]:
-    """The same choice as ``select_batch_topk``, from dense activations."""
+    """The same selection as ``select_batch_topk``, from dense activations."""
     flat = activations.reshape(-1)
     n_wanted = min(n_wanted, flat.numel())
     if n_wanted <= 0:

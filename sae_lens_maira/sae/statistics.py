@@ -1,4 +1,4 @@
-"""Statistics of activations and of a training step that are logged or used to start training."""
+"""Statistics of activations and training steps, for the log and for initialization."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def geometric_median(
     guess = points.mean(0)
     for _ in range(max_iterations):
         previous = guess
-        # A point that the guess has hit would weigh infinitely; the floor keeps it finite.
+        # A point equal to the guess would have infinite weight; the floor keeps it finite.
         weights = 1 / (points - guess).norm(dim=1).clamp(min=1e-12)
         guess = (weights / weights.sum()) @ points
         if (guess - previous).norm() < tolerance:
@@ -29,13 +29,13 @@ def geometric_median(
 
 @torch.no_grad()
 def mean_to_std(x: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """``|mean| / |std|`` over the tokens of a batch. Above about 1, most of what an SAE sees first is one direction."""
+    """``|mean| / |std|`` over the tokens of a batch. Above about 1, one direction dominates the SAE's first steps."""
     return x.mean(0).norm() / x.std(0, correction=0).norm()
 
 
 @torch.no_grad()
 def count_firings(activations: Float[Tensor, "n_tokens d_sae"]) -> Float[Tensor, " d_sae"]:
-    """Tokens that each latent is active on, from dense or sparse COO activations."""
+    """Number of tokens on which each latent is active, from dense or sparse COO activations."""
     if not activations.is_sparse:
         return (activations > 0).sum(0).float()
     latents = activations.coalesce().indices()[1]

@@ -32,7 +32,7 @@ from sae_lens_maira.sae.selection import Encoder, Selection, ThresholdGuess, sel
 from sae_lens_maira.sae.statistics import count_firings, geometric_median, step_metrics
 
 SPARSE_BELOW_DENSITY = {"cpu": 1 / 10, "cuda": 1 / 64}
-"""Share of active latents under which the sparse kernels are faster: measured on a CPU, a cautious guess for CUDA."""
+"""Share of active latents below which the sparse kernels are faster: measured on a CPU, a cautious guess for CUDA."""
 
 
 class MairaMatryoshkaTrainingSAE(MatryoshkaBatchTopKTrainingSAE):
@@ -40,7 +40,7 @@ class MairaMatryoshkaTrainingSAE(MatryoshkaBatchTopKTrainingSAE):
 
     In the sparse pass, ``TrainStepOutput.feature_acts`` and ``hidden_pre`` hold the active latents only, as a sparse
     COO tensor, or as a dense one with ``use_sparse_activations=False``. Hooks on the SAE's hook points need dense
-    tensors, so with any attached the dense pass runs. ``torch.compile`` compiles the dense pass only.
+    tensors, so the dense pass runs if any is attached. ``torch.compile`` compiles the dense pass only.
     """
 
     cfg: MairaMatryoshkaTrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -105,9 +105,9 @@ class MairaMatryoshkaTrainingSAE(MatryoshkaBatchTopKTrainingSAE):
         prefixes, parameters = self._prefixes(), self._parameters_of_step()
         assert isinstance(self.activation_fn, OrderedBatchTopK | OrderedTopK)
         self.activation_fn.k = k  # pyright: ignore[reportAttributeAccessIssue]
-        # SAE-Lens's method centers its input itself.
+        # SAE-Lens's method centers its input again.
         activations, hidden_pre = self.encode_with_hidden_pre(self._uncentered(x))
-        # SAE-Lens multiplied by these, also where a unit-norm decoder makes them 1 but for rounding.
+        # SAE-Lens has multiplied by these, even if a unit-norm decoder makes them 1 up to rounding.
         norms = self.W_dec.norm(dim=-1) if self.cfg.rescale_acts_by_decoder_norm else None
         keep_errors = self._needs_errors(step_input)
         result = dense_pass(x, parameters, norms, activations, hidden_pre, prefixes, keep_errors, self.hook_sae_recons)
@@ -197,7 +197,7 @@ class MairaMatryoshkaTrainingSAE(MatryoshkaBatchTopKTrainingSAE):
         return self.cfg.use_matryoshka_aux_loss and _any_dead(step_input.dead_neuron_mask)
 
     def _norms(self) -> Float[Tensor, " d_sae"] | None:
-        """Decoder norms that activations are multiplied by for the selection; None where they are 1."""
+        """Decoder norms that activations are multiplied by for the selection; None if they are 1."""
         if not self.cfg.rescale_acts_by_decoder_norm or self.cfg.unit_norm_decoder:
             return None
         return self.W_dec.norm(dim=-1)
@@ -218,7 +218,7 @@ class MairaMatryoshkaTrainingSAE(MatryoshkaBatchTopKTrainingSAE):
         result: Pass,
     ) -> Float[Tensor, ""]:
         if dead is not None and self.cfg.aux_loss == "dictionary_learning":
-            # That trainer counts what fires in a step before it asks which latents are dead, SAE-Lens's after.
+            # dictionary_learning counts a step's firings before it decides which latents are dead, SAE-Lens afterwards.
             dead = dead & (count_firings(result.activations.detach()) == 0)
         if dead is None or not _any_dead(dead) or self.cfg.aux_loss_coefficient == 0:
             return x.new_zeros(())
@@ -265,13 +265,13 @@ class MairaMatryoshkaTrainingSAE(MatryoshkaBatchTopKTrainingSAE):
         unwhitening_matrix: Float[Tensor, "d_in d_in"],
     ) -> None:
         if self.cfg.center_steps:
-            # Whitened activations are centered already, so what is left of the mean moves into the biases first.
+            # Whitened activations are already centered, so the rest of the mean is folded into the biases first.
             self._fold_mean(self._parameters)
             self.activation_mean.zero_()
         super().fold_activation_whitening(mean, whitening_matrix, unwhitening_matrix)
 
     def _fold_mean(self, tensors: dict[str, Any]) -> None:
-        """Fold the mean into the biases of a state dict; exact, the encoder and decoder are affine."""
+        """Fold the mean into the biases of a state dict; exact, because encoder and decoder are affine."""
         mean = self.activation_mean
         if not self.cfg.apply_b_dec_to_input:
             tensors["b_enc"].data = tensors["b_enc"].data - mean @ tensors["W_enc"].data

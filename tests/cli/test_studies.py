@@ -112,7 +112,7 @@ def test_nothing_is_written_unless_asked(mimic, tmp_path):
             ["--source.kind=manifest", "--source.path=x", "--source.split=train"],
             "source.split means nothing to kind manifest; its settings are path, n_studies, n_held_out.",
         ),
-        (["--source.kind=phantom", "--source.n_studies=2", "--contact-sheet", "no/s.png"], "is no file in a folder"),
+        (["--source.kind=phantom", "--source.n_studies=2", "--contact-sheet", "no/s.png"], "is not a file in"),
     ],
 )
 def test_errors_are_one_sentence(arguments, message, capsys):

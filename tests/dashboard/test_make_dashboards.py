@@ -320,7 +320,7 @@ def test_a_folder_with_something_else_is_not_replaced_and_a_gallery_is(small, tm
     path.mkdir()
     (path / "thesis.tex").write_text("mine")
     sae, settings = make_sae(small), DashboardSettings(pages="none", n_studies=2)
-    with pytest.raises(DashboardError, match="holds something that is no gallery; choose another folder"):
+    with pytest.raises(DashboardError, match="holds something other than a gallery; choose another folder"):
         make_dashboards(sae, small, path, settings, show_progress=False)
     (path / "thesis.tex").unlink()
     make_dashboards(sae, small, path, settings, show_progress=False)

@@ -162,7 +162,7 @@ def test_overrides_of_the_command_line_reach_the_source(run, capsys):
         (["view", "nowhere"], "There is no folder 'nowhere'; make it with sae-lens-maira dashboard SAE --out nowhere."),
         (["view", "."], "'.' holds no gallery; make one with sae-lens-maira dashboard SAE --out FOLDER."),
         (["dashboard", "nowhere", "--out", "x"], "There is no SAE in 'nowhere' (cfg.json is missing); give"),
-        (["dashboard", "sae", "--out", "sae"], "'sae' holds something that is no gallery; choose another folder."),
+        (["dashboard", "sae", "--out", "sae"], "'sae' holds something other than a gallery; choose another folder."),
         (["dashboard", "bare", "--out", "x"], "so model and studies are unknown; give --config."),
         (["dashboard", "sae", "--out", "x", "--pages", "best"], "pages is 'best'; give a number"),
     ],

@@ -69,15 +69,15 @@ def test_no_text_raises_and_what_is_returned_is_sound(text):
         ("<obj>A<obj>B</obj>", ["B"], 0, "'A' is not closed before a new phrase starts"),
         ("B</obj>", [], 0, "closed that was not opened"),
         ("<obj> </obj>", [], 0, "no words"),
-        ("<obj>A<box><x1><y1><x2></box></obj>", ["A"], 0, "no four coordinates"),
+        ("<obj>A<box><x1><y1><x2></box></obj>", ["A"], 0, "does not have four coordinates"),
         ("<obj>A<box><x1><y1><x2><y100></box></obj>", ["A"], 0, "beyond 99"),
         ("<obj>A<box><x5><y1><x2><y3></box></obj>", ["A"], 0, "ends before it starts"),
         ("<obj>A<box><x1><y1><x2><y3></obj>", ["A"], 0, "not closed before the phrase ends"),
         ("<obj>A</box></obj>", ["A"], 0, "box is closed that was not opened"),
         ("<obj>A<box><x1><y1><x2><y3></box>B</obj>", ["A"], 1, "Text after the boxes of a phrase: 'B'"),
         ("<obj>A<x1><y1></obj>", ["A"], 0, "Coordinates outside of a box"),
-        ("<box><x1><y1><x2><y3></box>", [], 0, "A box stands outside of a phrase"),
-        ("<obj>A<box><x1><y1><x2><y3></box><box>?</box></obj>", ["A"], 1, "no four coordinates: '?'"),
+        ("<box><x1><y1><x2><y3></box>", [], 0, "A box is outside of a phrase"),
+        ("<obj>A<box><x1><y1><x2><y3></box><box>?</box></obj>", ["A"], 1, "does not have four coordinates: '?'"),
     ],
 )
 def test_what_is_sound_is_kept_and_what_is_not_is_named(text, kept, n_boxes, problem):

@@ -58,7 +58,7 @@ print(type(remote).__name__, type(processor).__name__)
     [
         (
             "gated/maira-2",
-            "No access to the gated repository 'gated/maira-2': accept its licence at https://huggingface.co/",
+            "No access to the gated repository 'gated/maira-2': accept its license at https://huggingface.co/",
         ),
         ("absent/maira-2", "'absent/maira-2' is neither a folder here nor a repository on the Hub"),
     ],

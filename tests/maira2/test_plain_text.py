@@ -63,7 +63,7 @@ def test_an_image_may_be_a_data_url(processor, frontal):
     url = "data:image/png;base64," + base64.b64encode(frontal.read_bytes()).decode()
     expected = processor(text="<image>", images=frontal)
     assert_same_inputs(processor(text="<image>", images=url), expected)
-    with pytest.raises(ImageError, match="data URL is no valid base64"):
+    with pytest.raises(ImageError, match="data URL is not valid base64"):
         processor(text="<image>", images="data:image/png;base64,???")
     with pytest.raises(ImageError, match=r"'https://x/a\.png' is a web address; download it"):
         processor(text="<image>", images="https://x/a.png")
@@ -240,7 +240,7 @@ def test_saving_pushes_only_when_asked(processor, tmp_path, hub):
     assert json.loads(upload[2]["processor_config.json"])["processor_class"] == "Maira2Processor"
     with pytest.raises(TypeError, match="commit_mesage"):
         processor.save_pretrained(tmp_path, push_to_hub=True, commit_mesage="x")
-    with pytest.raises(PromptError, match="safe_serialization can be given with push_to_hub=True only"):
+    with pytest.raises(PromptError, match="safe_serialization can only be given with push_to_hub=True"):
         processor.save_pretrained(tmp_path, safe_serialization=True)
 
 

@@ -1,7 +1,7 @@
 """Neuronpedia's upload format, by sae-dashboard's own converter, from shareable studies only.
 
-One ``batch-N.json`` per 128 features. Each is read back through sae-dashboard's own classes and checked against
-the types that those declare, before it gets its name.
+One ``batch-N.json`` per 128 features. Each is read back through sae-dashboard's own classes and checked against their
+declared types before it is written.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def write_neuronpedia(
         subject: the SAE, its model and the recording, all of whose studies must be shareable.
         features: which ones.
         folder: for ``batch-0.json``, ...
-        sae_set: Neuronpedia's name of the set that the SAE belongs to.
-        model_id: Neuronpedia's name of the model.
+        sae_set: Neuronpedia's name for the set that the SAE belongs to.
+        model_id: Neuronpedia's name for the model.
         dataset: where the studies come from.
         show_progress: whether to show a progress bar.
     """
@@ -56,7 +56,7 @@ def write_neuronpedia(
 
     texts = subject.texts()
     texts[subject.pad_token_id] = _PAD
-    # sae-dashboard leaves out the first cell of whole rows, which holds the row's number here.
+    # sae-dashboard skips the first cell of each row, which holds the row's number here.
     model: Any = ReplayedModel(
         subject.recording,
         subject.model.row_vocabulary,
@@ -94,7 +94,7 @@ def write_neuronpedia(
 
 
 def _layout() -> Any:
-    """What Neuronpedia shows of a feature, as sae-dashboard's converter wants it."""
+    """sae-dashboard's layout of what Neuronpedia shows of a feature."""
     from sae_dashboard.components_config import (
         ActsHistogramConfig,
         Column,

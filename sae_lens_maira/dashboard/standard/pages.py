@@ -34,7 +34,7 @@ def write_pages(
         features: which ones.
         folder: for ``feature_123.html``.
         banner: a line above each page.
-        among: further features to look for correlated ones in.
+        among: further features among which correlated ones are looked for.
         show_progress: whether to show a progress bar.
     """
     from sae_dashboard.data_writing_fns import save_feature_centric_vis

@@ -1,13 +1,12 @@
-"""sae-dashboard's own `SaeVisRunner`, fed with recorded activations in place of a model.
+"""sae-dashboard's own ``SaeVisRunner``, fed with recorded activations instead of a model.
 
-sae-dashboard asks its model for activations again for every few features. Here it is given a :class:`ReplayedModel`:
-what it sees of a model is the hook point, whose recorded activations are handed over again, the unembedding, and the
-texts of tokens. Three things need care:
+sae-dashboard runs its model again for every few features. Here it gets a :class:`ReplayedModel`, which has only a hook
+point with recorded activations, the unembedding, and the texts of tokens. Three things need care:
 
-1. Rows get margins, because sae-dashboard never shows a token that has fewer than `buffer` neighbours in its row.
+1. Rows get margins, because sae-dashboard never shows a token with fewer than ``buffer`` neighbors in its row.
 2. The first column, which is never shown, holds the row's number.
-3. Features get a value just below zero at padding, so that no number and no example comes from there. Shares that
-   sae-dashboard takes over all cells of the table are set right afterwards.
+3. At padding, features get a value just below zero, so that padding adds to no statistic and no example. Shares that
+   sae-dashboard computes over all cells of the table are corrected afterwards.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from sae_lens_maira.rows.row import RowVocabulary
 
 _AT_PADDING = -1e-9
 _MAX_ENTRIES = 1 << 26
-"""Entries of sae-dashboard's table of features by cells: 256 MB in fp32, of which it makes a few copies."""
+"""Most entries of sae-dashboard's table of features by cells: 256 MB in fp32, of which it makes a few copies."""
 _INTERVAL = re.compile(r"(INTERVAL .*<br>CONTAINS )([0-9.]+)%")
 
 
@@ -54,13 +53,13 @@ class ReplayedModel:
     """The part of a model that sae-dashboard uses, for recorded studies only.
 
     Args:
-        recording: what is replayed.
+        recording: the recording to replay.
         vocabulary: ids of rows. Study tokens are mapped to the frontal image's id, so ids end below the first study's.
-        texts: of all ids.
-        unembedding: of the real model, (d_model, d_vocab).
-        hook_name: where the recording was made.
+        texts: the texts of all ids.
+        unembedding: the real model's, (d_model, d_vocab).
+        hook_name: the recorded hook point.
         margins: cells before and after a row; the first one holds the row's number.
-        pad_token_id: of the cells that hold no token.
+        pad_token_id: the id in cells without a token.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class ReplayedModel:
         self.is_token = torch.zeros(0)
 
     def run_with_hooks(self, tokens: Tensor, *, fwd_hooks: Iterable[tuple[str, Any]], **_: Any) -> None:
-        """Hand the recorded activations of rows to hooks."""
+        """Pass the recorded activations of rows to the hooks."""
         numbers = tokens[:, 0].tolist()
         first = self._margins[0]
         found = [self._recording.activations(study) for study in numbers]
@@ -113,10 +112,10 @@ def run_sae_vis(
     """sae-dashboard's data of features, in pieces, so that memory does not grow with their number.
 
     Args:
-        sae: the caller's, which is left as it is.
-        model: the recording.
+        sae: the SAE, which is not changed.
+        model: the replayed model.
         features: which ones.
-        hook_name: where the recording was made.
+        hook_name: the recorded hook point.
         layout: sae-dashboard's ``SaeVisLayoutConfig``.
         max_features: features per piece, at most; correlated features are looked for within a piece.
 
@@ -140,7 +139,7 @@ def run_sae_vis(
         )
         runner: Any = SaeVisRunner(config)
         with warnings.catch_warnings():
-            # eindex, which sae-dashboard indexes with, warns of its own ways.
+            # eindex, with which sae-dashboard indexes, warns about its own code.
             warnings.filterwarnings("ignore", module="eindex")
             data = runner.run(encoder=encoder, model=model, tokens=model.tokens)
         _set_shares_right(data, model)
@@ -148,7 +147,7 @@ def run_sae_vis(
 
 
 def _set_shares_right(data: Any, model: ReplayedModel) -> None:
-    """Shares of tokens in place of shares of cells."""
+    """Replace shares of cells by shares of tokens."""
     n_tokens = int(model._lengths.sum())
     ratio = model.tokens.numel() / n_tokens
     densities: list[float] = []

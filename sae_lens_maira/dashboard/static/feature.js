@@ -1,11 +1,11 @@
 "use strict";
-// One feature: where it is strongest, what it does, what it goes with.
+// One feature: its activations and examples, the tokens that it promotes, and related features and labels.
 
 (() => {
   const {el, svg, percent, count, plain, visible} = GALLERY;
 
   function histogram(index, feature, details) {
-    if (!details.histogram.length) return el("p.empty", {}, "This feature fires at no token, so there is nothing to count.");
+    if (!details.histogram.length) return el("p.empty", {}, "This feature never fires, so it has no histogram.");
     const width = 400, height = 110, base = 90;
     const bins = details.histogram, tallest = Math.max(...bins), step = width / bins.length;
     const largest = index.largest[feature];
@@ -52,12 +52,12 @@
     const address = `pages/feature_${feature}.html`;
     const onDemand = index.serving && !index.hasPage.has(feature);
     if (!index.hasPage.has(feature) && !index.serving) {
-      return el("p.empty", {}, "There is no sae-dashboard page of this feature yet; ",
-        el("code", {}, "sae-lens-maira view"), " on this folder makes one when it is opened.");
+      return el("p.empty", {}, "This feature has no sae-dashboard page yet; ",
+        el("code", {}, "sae-lens-maira view"), " on this folder makes it when you open it.");
     }
     const frame = el("iframe", {title: `sae-dashboard's page of feature ${feature}`});
     const details = el("details", {ontoggle: () => { if (details.open && !frame.src) frame.src = address; }},
-      el("summary", {}, onDemand ? "Show here (it is made now, which takes a while)" : "Show here"), frame);
+      el("summary", {}, onDemand ? "Show here (making it takes a while)" : "Show here"), frame);
     return el("div", {}, el("p", {}, el("a.standard", {href: address, target: "_blank", rel: "noopener"}, "Open sae-dashboard's page")), details);
   }
 
@@ -98,15 +98,15 @@
         n && ["Mean where it fires", plain(details.mean)],
         n && ["Fires on", kinds.join(", ")],
         index.tokens[feature].length && ["Top tokens", el("span", {}, ...index.tokens[feature].flatMap((t) => [el("code", {}, visible(t)), " "]))],
-        index.labels[feature].length && ["Goes with", index.labels[feature].map(GALLERY.labelText).join("; ")],
+        index.labels[feature].length && ["Best labels", index.labels[feature].map(GALLERY.labelText).join("; ")],
       ]),
       el("div.columns", {},
         el("section", {}, el("h3", {}, "Activations"), histogram(index, feature, details)),
         el("section.pair", {}, logits("Promoted tokens", details.promoted), logits("Suppressed tokens", details.suppressed))),
-      el("section", {}, el("h2", {}, "Where it is strongest"), examples),
-      el("section", {}, el("h2", {}, "Neighbours"), el("div.columns", {},
-        el("div", {}, el("h3", {}, "By decoder cosine"), GALLERY.featureList(index, details.cosine, (value) => value.toFixed(3))),
-        el("div", {}, el("h3", {}, "By co-activation (shared share of tokens)"),
+      el("section", {}, el("h2", {}, "Strongest examples"), examples),
+      el("section", {}, el("h2", {}, "Neighbors"), el("div.columns", {},
+        el("div", {}, el("h3", {}, "By cosine of decoder rows"), GALLERY.featureList(index, details.cosine, (value) => value.toFixed(3))),
+        el("div", {}, el("h3", {}, "By co-activation (tokens of both / tokens of either)"),
           GALLERY.featureList(index, details.together, (value, shared) => `${percent(value)}, ${count(shared)} tokens`)))),
       index.widths.length > 1 && el("section", {}, el("h2", {}, "Hierarchy"), el("div.columns", {},
         el("div", {}, el("h3", {}, "Finer features that fire inside it"), GALLERY.featureList(index, details.inside, (share) => `${percent(share)} of its tokens`)),
@@ -114,7 +114,7 @@
       el("section", {}, el("h2", {}, "sae-dashboard"), standardPage(index, feature)));
     if (details.examples.length) {
       const made = await Promise.all(details.examples.map((own, place) => example(index, feature, own, place)));
-      examples.replaceChildren(el("p.legend", {}, "Shade and underline grow with the activation, up to the feature's strongest anywhere; the strongest token is framed."), ...made);
+      examples.replaceChildren(el("p.legend", {}, "Shade and underline grow with the activation, up to the feature's largest in all studies; the strongest token is framed."), ...made);
     }
   };
 })();

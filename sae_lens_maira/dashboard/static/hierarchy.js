@@ -1,5 +1,5 @@
 "use strict";
-// Coarse features, and the finer ones that fire almost only where they do.
+// Coarse features, and the finer ones that fire almost only on the same tokens.
 
 (() => {
   const {el, percent, count} = GALLERY;
@@ -40,7 +40,7 @@
     const box = el("select", {id: "group", onchange: (event) => { group = Number(event.target.value); shown = A_PAGE; draw(); }},
       ...index.widths.slice(0, -1).map((_, g) => el("option", {value: g, selected: g === group}, GALLERY.groupName(index, g))));
     GALLERY.fill(main, el("h2", {}, "Hierarchy"),
-      el("p", {}, "A finer feature is inside a coarser one if the coarser one fires at 80% of its tokens or more, and at least twice as often as anywhere."),
+      el("p", {}, "A finer feature is inside a coarser one if the coarser one fires on at least 80% of its tokens, and at least twice as often as on all tokens."),
       el("label", {for: "group"}, "Group ", box), result, list, more);
     draw();
   };

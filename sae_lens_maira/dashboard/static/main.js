@@ -33,7 +33,7 @@
     }
   }
 
-  // A view that was left while it loaded does not replace the one that followed.
+  // A view that the user leaves while it loads does not replace the next one.
   function staged(view, own) {
     return {replaceChildren: (...children) => {
       if (own !== turn) return;
@@ -54,7 +54,7 @@
       if (chosen === "auto") delete document.documentElement.dataset.theme;
       else document.documentElement.dataset.theme = chosen;
       button.textContent = chosen[0].toUpperCase() + chosen.slice(1);
-      button.setAttribute("aria-label", `Colours: ${chosen === "auto" ? "as the system" : chosen}`);
+      button.setAttribute("aria-label", `Colors: ${chosen === "auto" ? "system default" : chosen}`);
     };
     button.addEventListener("click", () => {
       chosen = names[(names.indexOf(chosen) + 1) % names.length];

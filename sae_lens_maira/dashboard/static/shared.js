@@ -1,5 +1,5 @@
 "use strict";
-// Pieces that several views use: features in a line, images of a study, its text in sections.
+// Pieces that several views use: lists of features, a study's images, and its text in sections.
 
 (() => {
   const {el, percent, plain} = GALLERY;
@@ -22,7 +22,7 @@
   GALLERY.featureLink = (index, feature) =>
     el("a.feature", {href: `#feature=${feature}`}, el("b", {}, String(feature)), " ", GALLERY.gist(index, feature));
 
-  // A list of features with a number each; a bar repeats what the number says.
+  // A list of features with a number each, also shown as a bar.
   GALLERY.featureList = (index, entries, describe) => {
     if (!entries.length) return el("p.empty", {}, "None.");
     return el("ol.features", {}, ...entries.map(([feature, share, ...rest]) => {
@@ -79,7 +79,7 @@
       if (!parts.length || parts.at(-1).name !== name) parts.push({name, tokens: []});
       const element = token(place);
       const own = parts.at(-1).tokens, text = element.textContent, word = text.trimStart();
-      // The space before a word stands between the elements, so that lines start with words; a section starts with none.
+      // A word's leading space goes between the elements, so that no line and no section starts with a space.
       if (word && word !== text) {
         element.textContent = word;
         if (own.length) own.push(text.slice(0, text.length - word.length));

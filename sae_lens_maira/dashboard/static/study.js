@@ -37,7 +37,7 @@
       panel.classList.add("pointed");
       panel.replaceChildren(el("h3", {}, "At \u201c", el("code", {}, study.tokens[place].trim() || "\u2423"), "\u201d"),
         own.length ? valueList(index, own) : el("p.empty", {}, "No feature is active here."),
-        own.length ? el("p.hint", {}, `The ${own.length} strongest; bars are relative to each feature's strongest anywhere.`) : null);
+        own.length ? el("p.hint", {}, `The ${own.length} strongest; bars are relative to each feature's largest activation.`) : null);
     };
     let chosen = null;
     const tokens = study.tokens.map((text, place) => {

@@ -1,5 +1,5 @@
 "use strict";
-// The table of all features. Only the rows that can be seen exist, so that many thousands stay smooth.
+// The table of all features. Only visible rows exist, so that it stays fast with many thousands.
 
 (() => {
   const {el, percent, count, plain} = GALLERY;
@@ -28,7 +28,7 @@
     ["tokens", "Top tokens", (index, f) => index.tokens[f].join(" ").trim().toLowerCase(), 1],
     ["meaning", "Interpretation", (index, f) => index.meaning[f].toLowerCase(), 1],
     ["score", "Score", (index, f) => index.score[f] ?? -Infinity, -1],
-    ["label", "Goes with", (index, f) => (index.labels[f].length ? index.labels[f][0][1] : 0), -1],
+    ["label", "Best labels", (index, f) => (index.labels[f].length ? index.labels[f][0][1] : 0), -1],
   ];
   const state = {search: "", group: "", density: "", kind: "", having: "", sort: "largest", order: -1, top: 0, at: 0};
   let haystack = null;
@@ -51,7 +51,7 @@
     const key = COLUMNS.find(([name]) => name === state.sort)[2];
     const keys = new Map(found.map((f) => [f, key(index, f)]));
     const compare = (a, b) => (keys.get(a) < keys.get(b) ? -1 : keys.get(a) > keys.get(b) ? 1 : 0);
-    // Features without a word go last, whichever way the rest is sorted.
+    // Features with an empty text go last in either order.
     const blank = (f) => (keys.get(f) === "" ? 1 : 0);
     return found.sort((a, b) => blank(a) - blank(b) || state.order * compare(a, b) || a - b);
   };
