@@ -13,6 +13,9 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
+MARKER = ".sae-lens-maira.json"
+MARKER_VERSION = 1
+
 
 def default_cache_path() -> Path:
     """``$SAE_LENS_MAIRA_CACHE``, or ``~/.cache/sae-lens-maira``: rows, and images that were unpacked."""
@@ -83,3 +86,33 @@ def exclusive(lock_path: Path, *, wait: bool = True) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def mark(folder: Path, kind: str, **facts: Any) -> None:
+    """Write down that this package made a folder, so that it may be replaced later: ``.sae-lens-maira.json``.
+
+    Args:
+        folder: that is complete.
+        kind: what it is, such as ``gallery``.
+        facts: further plain values; ``files`` are the paths of what was written, relative to the folder.
+    """
+    write_text(folder / MARKER, to_json({"kind": kind, "version": MARKER_VERSION, **facts}))
+
+
+def read_mark(folder: Path, kind: str) -> dict[str, Any] | None:
+    """What :func:`mark` wrote; None if the folder has no mark, or another kind's or version's."""
+    try:
+        found = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    is_ours = isinstance(found, dict) and (found.get("kind"), found.get("version")) == (kind, MARKER_VERSION)
+    return found if is_ours else None
+
+
+def list_files(folder: Path) -> list[str]:
+    """Everything below a folder that is no folder itself, save the mark: sorted paths relative to it."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if (path.is_symlink() or not path.is_dir()) and path != folder / MARKER
+    )

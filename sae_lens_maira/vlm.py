@@ -105,7 +105,7 @@ class StudyProcessor(Protocol):
         ...
 
     def collate(
-        self, ids: Sequence[TokenIds], images: Sequence[Mapping[str, Tensor]], padding_side: PaddingSide
+        self, ids: Sequence[Int[np.ndarray, " _"]], images: Sequence[Mapping[str, Tensor]], padding_side: PaddingSide
     ) -> dict[str, Tensor]:
         """The model's inputs for a batch: ``input_ids`` and ``attention_mask`` of shape (batch, sequence), and images.
 
@@ -167,7 +167,7 @@ def pad_rows(rows: Sequence[np.ndarray], value: int, side: PaddingSide) -> Int[T
 
 
 def pad_and_concatenate(
-    ids: Sequence[TokenIds], images: Iterable[Mapping[str, Tensor]], pad_token_id: int, side: PaddingSide
+    ids: Sequence[Int[np.ndarray, " _"]], images: Iterable[Mapping[str, Tensor]], pad_token_id: int, side: PaddingSide
 ) -> dict[str, Tensor]:
     """Inputs of a batch: ids padded, image inputs of all studies one after another along their first dimension."""
     parts: dict[str, list[Tensor]] = {}

@@ -57,7 +57,7 @@ class LlavaStudyProcessor:
         return dict(self._image_processor(opened, return_tensors="pt"))
 
     def collate(
-        self, ids: Sequence[TokenIds], images: Sequence[Mapping[str, Tensor]], padding_side: PaddingSide
+        self, ids: Sequence[Int[np.ndarray, " _"]], images: Sequence[Mapping[str, Tensor]], padding_side: PaddingSide
     ) -> dict[str, Tensor]:
         return pad_and_concatenate(ids, images, self.tokenizer.pad_token_id, padding_side)
 

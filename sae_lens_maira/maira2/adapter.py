@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
@@ -66,7 +67,7 @@ class Maira2StudyProcessor:
         return {"pixel_values": self.maira2.pixel_values([study_prompt(study, "prompt")])}
 
     def collate(
-        self, ids: Sequence[TokenIds], images: Sequence[Mapping[str, Tensor]], padding_side: PaddingSide
+        self, ids: Sequence[Int[np.ndarray, " _"]], images: Sequence[Mapping[str, Tensor]], padding_side: PaddingSide
     ) -> dict[str, Tensor]:
         """Padded ids, their mask, and the images of all studies."""
         return pad_and_concatenate(ids, images, self.tokenizer.pad_token_id, padding_side)

@@ -152,7 +152,7 @@ class StudyReader:
 
     def assemble(
         self,
-        ids: Sequence[TokenIds],
+        ids: Sequence[Int[np.ndarray, " _"]],
         rows: Sequence[CompactRow],
         width: int,
         side: PaddingSide,
