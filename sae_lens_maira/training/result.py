@@ -93,9 +93,7 @@ def own_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite: bool
     Raises:
         ConfigError: as :func:`check_folder`; or another process trains there.
     """
-    with exclusive(path / _LOCK_NAME, wait=False) as is_free:
-        if not is_free:
-            raise ConfigError(f"Another training runs in '{path}'; wait for its end, or choose another folder.")
+    with hold_folder(path):
         check_folder(config, path, resume=resume, overwrite=overwrite)
         if overwrite:
             remove_run(path)
@@ -105,6 +103,19 @@ def own_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite: bool
         if checkpoint is not None:
             logger.info("Resuming from '%s'.", checkpoint)
         yield checkpoint
+
+
+@contextmanager
+def hold_folder(path: Path) -> Iterator[None]:
+    """Keep other trainings out of a folder.
+
+    Raises:
+        ConfigError: one runs there.
+    """
+    with exclusive(path / _LOCK_NAME, wait=False) as is_free:
+        if not is_free:
+            raise ConfigError(f"Another training runs in '{path}'; wait for its end, or choose another folder.")
+        yield
 
 
 def remove_run(path: Path) -> None:

@@ -89,10 +89,9 @@ def several(tmp_path_factory) -> TrainConfig:
     """Three SAEs at two hook points, one of them with an architecture of its own."""
     return TrainConfig.from_dict(
         {
-            "model": str(CHECKPOINT_PATH),
+            "model": {"name": str(CHECKPOINT_PATH), "device": "cpu"},
             "hook_name": "blocks.0.hook_resid_post",
             "context_size": 64,
-            "device": "cpu",
             "source": {"kind": "phantom", "n_studies": 24, "n_held_out": 8},
             "n_eval_batches": 2,
             "max_norm_multiple": 1.1,
