@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
+
+from sae_lens_maira.errors import UserError
+
+MARKER = ".sae-lens-maira.json"
+MARKER_VERSION = 1
+_LOCK, _REPLACED = "lock", "replaced"
 
 
 def default_cache_path() -> Path:
@@ -83,3 +90,99 @@ def exclusive(lock_path: Path, *, wait: bool = True) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def mark(folder: Path, kind: str, **facts: Any) -> None:
+    """Write down that this package made a folder, so that it may be replaced later: ``.sae-lens-maira.json``.
+
+    Args:
+        folder: that is complete.
+        kind: what it is, such as ``gallery``.
+        facts: further plain values; ``files`` are the paths of what was written, relative to the folder.
+    """
+    write_text(folder / MARKER, to_json({"kind": kind, "version": MARKER_VERSION, **facts}))
+
+
+def read_mark(folder: Path, kind: str) -> dict[str, Any] | None:
+    """What :func:`mark` wrote; None if the folder has no mark, or another kind's or version's."""
+    try:
+        found = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    is_ours = isinstance(found, dict) and (found.get("kind"), found.get("version")) == (kind, MARKER_VERSION)
+    return found if is_ours else None
+
+
+def list_files(folder: Path) -> list[str]:
+    """Everything below a folder that is no folder itself, save the mark: sorted paths relative to it."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if (path.is_symlink() or not path.is_dir()) and path != folder / MARKER
+    )
+
+
+@contextmanager
+def unfinished_folder(path: Path, error: type[UserError]) -> Iterator[Path]:
+    """A folder beside another one, in which this process alone prepares what will be there; it is removed at the end.
+
+    What a killed process left in it is removed first, or put back if it was about to be replaced.
+
+    Args:
+        path: the folder to prepare.
+        error: to raise.
+
+    Raises:
+        UserError: ``path`` is a link or a mount point, another process prepares it, or its place is taken.
+    """
+    if path.is_symlink() or path.is_mount():
+        raise error(f"'{path}' is a link or a mount point, which cannot be replaced; give another folder.")
+    unfinished = unfinished_path(path)
+    if (
+        unfinished.is_dir()
+        and read_mark(unfinished, "unfinished") is None
+        and list_files(unfinished) not in ([], [_LOCK])
+    ):
+        raise error(f"'{unfinished}' is in the way and was not written by this package; move it away.")
+    with exclusive(unfinished / _LOCK, wait=False) as is_free:
+        if not is_free:
+            raise error(f"Another process is writing '{path}'; wait for its end, or choose another folder.")
+        restore_replaced(path)
+        for left in unfinished.iterdir():
+            if left.name not in (_LOCK, MARKER):
+                shutil.rmtree(left)
+        mark(unfinished, "unfinished")
+        try:
+            yield unfinished
+        finally:
+            restore_replaced(path)
+            shutil.rmtree(unfinished)
+
+
+def unfinished_path(path: Path) -> Path:
+    """Where a folder is prepared."""
+    place = path.absolute()
+    return place.parent / f".{place.name}.unfinished"
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Put a folder that was prepared in the place of another one; what goes wrong between leaves the old one there.
+
+    Args:
+        new: a folder in :func:`unfinished_folder` of ``path``.
+        path: where to; there may be a folder.
+    """
+    if path.exists():
+        path.rename(unfinished_path(path) / _REPLACED)
+    try:
+        new.rename(path)
+    except BaseException:
+        restore_replaced(path)
+        raise
+
+
+def restore_replaced(path: Path) -> None:
+    """Put a folder back that was moved away to be replaced, if the new one never came."""
+    replaced = unfinished_path(path) / _REPLACED
+    if not path.exists() and replaced.is_dir() and read_mark(unfinished_path(path), "unfinished") is not None:
+        replaced.rename(path)

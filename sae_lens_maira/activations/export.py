@@ -10,7 +10,6 @@ one token at a time.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tqdm.auto import tqdm
 from sae_lens_maira.activations.read import ActivationCache
 from sae_lens_maira.activations.selection import TokenSelection
 from sae_lens_maira.errors import CacheError
+from sae_lens_maira.files import unfinished_folder, unfinished_path
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,9 @@ def export_for_sae_lens(
     from datasets.arrow_writer import ArrowWriter
 
     cache.check_hook_name(hook_name)
+    if unfinished_path(path).exists():
+        with unfinished_folder(path, CacheError):
+            pass  # Removes what a killed export left.
     if path.exists() and any(path.iterdir()):
         raise CacheError(f"'{path}' is not empty; choose another folder.")
     selection = selection or TokenSelection()
@@ -72,24 +75,20 @@ def export_for_sae_lens(
             "token_ids": SequenceFeature(Value("int32"), length=context_size),
         }
     )
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
+    with unfinished_folder(path, CacheError) as unfinished:
         # One row per group: SAE-Lens reads slices of rows, and Arrow reads whole groups.
-        with ArrowWriter(path=str(unfinished / "all.arrow"), features=features, writer_batch_size=1) as writer:
+        (unfinished / "rows").mkdir()
+        with ArrowWriter(path=str(unfinished / "rows" / "all.arrow"), features=features, writer_batch_size=1) as writer:
             contexts = _contexts(cache, hook_name, context_size, selection)
             for values, token_ids in tqdm(contexts, total=n_contexts, desc="exporting", disable=not show_progress):
                 writer.write({hook_name: values.to(dtype).numpy(), "token_ids": token_ids.int().numpy()})
             writer.finalize()
-        dataset = Dataset.from_file(str(unfinished / "all.arrow"))
+        dataset = Dataset.from_file(str(unfinished / "rows" / "all.arrow"))
         dataset.save_to_disk(str(unfinished / "dataset"), num_shards=1)
         del dataset
         if path.exists():
             path.rmdir()
         (unfinished / "dataset").rename(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     logger.info(
         "'%s': %d contexts of %d tokens for SAE-Lens; the last %d tokens do not fill a context and are left out.",
         path,

@@ -23,6 +23,7 @@ class DashboardOptions(Settings):
         config: a training YAML with model and studies; the SAE's own by default.
         cache: cached activations to read instead of running the model.
         interpretations: a table of feature, text, score.
+        public: leave out .dashboard.json, which names local paths and lets view make further pages.
     """
 
     GROUP = "--"
@@ -32,6 +33,7 @@ class DashboardOptions(Settings):
     config: Path | None = None
     cache: Path | None = None
     interpretations: Path | None = None
+    public: bool = False
 
     def check(self) -> None:
         check_out(self.out)
@@ -60,19 +62,24 @@ def dashboard(options: DashboardOptions, settings: DashboardSettings, training: 
     sae = SAE.load_from_disk(options.sae)
     cache = None if options.cache is None else ActivationCache.open(options.cache)
     interpretations = read_interpretations(options.interpretations, sae.cfg.d_sae) if options.interpretations else []
-    origin = Origin(
-        str(options.sae), config.to_dict(), settings.to_dict(), None if options.cache is None else str(options.cache)
-    )
+    cache_path = None if options.cache is None else str(options.cache.resolve())
+    origin = Origin(str(options.sae.resolve()), config.to_dict(), settings.to_dict(), cache_path)
     model = load_model(config.model, open_source(config.source), config.policy)
     result = make_dashboards(
-        sae, model, options.out, settings, cache=cache, interpretations=interpretations, origin=origin
+        sae,
+        model,
+        options.out,
+        settings,
+        cache=cache,
+        interpretations=interpretations,
+        origin=None if options.public else origin,
     )
     sys.stdout.write(result.describe() + "\n")
 
 
 def _check_folders(options: DashboardOptions, config_path: Path) -> None:
     """Refuse what is missing before anything large is loaded."""
-    from sae_lens_maira.dashboard.make import check_replaceable
+    from sae_lens_maira.dashboard.own_folder import check_replaceable
 
     check_replaceable(options.out)
     for name in ("cfg.json", "sae_weights.safetensors"):

@@ -19,6 +19,7 @@ class ImportOptions(Settings):
         out: the folder to write.
         folder: the SAE's folder in a Hub repository.
         interpretations: a table of feature descriptions, on disk or in the repository.
+        overwrite: replace an earlier import or training run in --out.
     """
 
     GROUP = "--"
@@ -27,6 +28,7 @@ class ImportOptions(Settings):
     out: Path
     folder: str = ""
     interpretations: str | None = None
+    overwrite: bool = False
 
     def check(self) -> None:
         check_out(self.out)
@@ -36,5 +38,7 @@ def import_sae(options: ImportOptions) -> None:
     """Convert an SAE of dictionary_learning to SAE-Lens's format, with its interpretations if there are any."""
     from sae_lens_maira.share import import_sae
 
-    result = import_sae(options.source, options.out, options.folder, options.interpretations)
+    result = import_sae(
+        options.source, options.out, options.folder, options.interpretations, overwrite=options.overwrite
+    )
     sys.stdout.write(f"{result.path}: SAE-Lens's format, {result.n_interpretations} interpretations\n")

@@ -20,6 +20,7 @@ class ViewOptions(Settings):
         folder: the gallery's folder.
         port: the port to serve on; 0 for any free one.
         no_browser: do not open the browser.
+        allow_download: let further pages load the model from the Hub, if it is not on this disk.
     """
 
     GROUP = "--"
@@ -27,10 +28,16 @@ class ViewOptions(Settings):
     folder: Path = field(metadata={"positional": True})
     port: Annotated[int, Ge(0), Le(65535)] = DEFAULT_PORT
     no_browser: bool = False
+    allow_download: bool = False
 
 
 def view(options: ViewOptions) -> None:
     """Serve a gallery on this machine and open the browser."""
     from sae_lens_maira.dashboard.serve import view
 
-    view(options.folder, options.port, open_browser=not options.no_browser)
+    view(
+        options.folder,
+        options.port,
+        open_browser=not options.no_browser,
+        allow_download=options.allow_download,
+    )

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +18,10 @@ from PIL.Image import Image
 
 from sae_lens_maira.activations.header import check_cache_fits
 from sae_lens_maira.activations.live import LiveActivations, StudyProgress
-from sae_lens_maira.dashboard.data_files import INDEX
 from sae_lens_maira.dashboard.gallery import GalleryText, write_features, write_index, write_static, write_studies
 from sae_lens_maira.dashboard.images import ImageWriter
 from sae_lens_maira.dashboard.origin import Origin
+from sae_lens_maira.dashboard.own_folder import check_replaceable, mark_gallery
 from sae_lens_maira.dashboard.settings import DashboardSettings
 from sae_lens_maira.dashboard.standard.neuronpedia import write_neuronpedia
 from sae_lens_maira.dashboard.standard.pages import write_pages
@@ -32,8 +31,9 @@ from sae_lens_maira.features.interpretations import Interpretation
 from sae_lens_maira.features.recording import Recording, record
 from sae_lens_maira.features.subject import Subject
 from sae_lens_maira.features.table import compute_table
+from sae_lens_maira.files import replace_folder, unfinished_folder
 from sae_lens_maira.hooked import HookedVisionLanguageModel
-from sae_lens_maira.hooked.identity import check_sae_fits
+from sae_lens_maira.hooked.identity import check_sae_fits, public_model_name
 
 if TYPE_CHECKING:
     from sae_lens_maira.activations import ActivationCache
@@ -117,45 +117,18 @@ def make_dashboards(
     """
     request = _Request(sae, model, settings or DashboardSettings(), cache, interpretations, show_progress)
     request.settings.check_packages()
-    check_sae_fits(sae, model)
     check_replaceable(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-        scratch, made = Path(folder) / "scratch", Path(folder) / "gallery"
+    check_sae_fits(sae, model)
+    with unfinished_folder(path, DashboardError) as folder:
+        scratch, made = folder / "scratch", folder / "gallery"
         made.mkdir()
         result = _make(request, path, scratch, made)
         if origin is not None:
             origin.write(made)
-        replace_folder(made, path, Path(folder) / "replaced")
+        mark_gallery(made)
+        check_replaceable(path)
+        replace_folder(made, path)
     return result
-
-
-def check_replaceable(path: Path) -> None:
-    """Refuse a folder that holds something other than a gallery.
-
-    Raises:
-        DashboardError: the folder holds something else.
-    """
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / INDEX).is_file()):
-        raise DashboardError(f"'{path}' holds something other than a gallery; choose another folder.")
-
-
-def replace_folder(new: Path, path: Path, old: Path) -> None:
-    """Replace a folder by a new one; if that fails, the old one stays.
-
-    Args:
-        new: the new folder, which is moved.
-        path: the folder to replace, if it exists.
-        old: where the old folder is moved to, on the same file system.
-    """
-    if path.exists():
-        path.rename(old)
-    try:
-        new.rename(path)
-    except BaseException:
-        if old.exists():
-            old.rename(path)
-        raise
 
 
 def subject_of(
@@ -221,7 +194,8 @@ def _make(request: _Request, path: Path, scratch: Path, made: Path) -> Dashboard
         own = [studies[index] for index in recording.studies]
         shareable = np.array([study.shareable for study in own])
         shown = shareable | settings.include_private
-        labels = [study.labels for study in own]
+        named = {name for study, is_shown in zip(own, shown, strict=True) if is_shown for name in study.labels}
+        labels = [{name: label for name, label in study.labels.items() if name in named} for study in own]
         table = compute_table(
             subject, labels, shown, scratch, n_examples=settings.n_examples, show_progress=show_progress
         )
@@ -250,7 +224,7 @@ def gallery_text(settings: DashboardSettings, subject: Subject, shareable: np.nd
     n_private = int((~shareable).sum())
     metadata = subject.sae.cfg.metadata
     facts = {
-        "Model": str(metadata.model_name or subject.model.cfg.model_name),
+        "Model": public_model_name(str(metadata.model_name or subject.model.cfg.model_name)),
         "Read at": subject.hook_name,
         "SAE": f"{metadata.get('training_architecture') or subject.sae.cfg.architecture()}, "
         f"{subject.sae.cfg.d_sae} features of {subject.sae.cfg.d_in} dimensions",
@@ -291,7 +265,7 @@ def _neuronpedia(
         features,
         made / "neuronpedia",
         sae_set=settings.sae_set,
-        model_id=str(subject.model.cfg.model_name),
+        model_id=public_model_name(str(subject.model.cfg.model_name)),
         dataset=str(dataset),
         show_progress=show_progress,
     )

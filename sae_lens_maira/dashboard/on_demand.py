@@ -73,7 +73,7 @@ class PageMaker:
         logger.info("Loading '%s' and its model.", self._origin.sae)
         sae = SAE.load_from_disk(self._origin.sae)
         config = TrainConfig.from_dict(self._origin.config)
-        settings = DashboardSettings(**self._origin.settings)
+        settings = DashboardSettings.from_dict(self._origin.settings)
         model = load_model(config.model, open_source(config.source), config.policy)
         check_sae_fits(sae, model)
         cache = None
@@ -83,7 +83,8 @@ class PageMaker:
             cache = ActivationCache.open(Path(self._origin.cache))
         studies = model.studies[: settings.n_studies]
         subject = subject_of(sae, model, studies, Path(self._scratch.name), settings, cache)
-        if settings.include_private:
+        # The gallery's own banner decides: private text appears under no other.
+        if settings.include_private and read(self._folder / INDEX)["banner"]:
             return subject
         shareable = np.array([studies[index].shareable for index in subject.recording.studies])
         return Subject(sae, model, subject.recording.only(shareable))

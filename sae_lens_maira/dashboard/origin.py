@@ -1,6 +1,7 @@
 """What a gallery was made from, so that ``view`` can make further pages: ``.dashboard.json`` in its folder.
 
-It names local paths, is not served, and may be deleted before the folder is shared.
+It names local paths and is not served. Delete it before the folder is shared, or leave it out from the start with
+``sae-lens-maira dashboard --public``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Origin:
     """The arguments of ``sae-lens-maira dashboard``.
 
     Args:
-        sae: the SAE's folder, as it was given.
+        sae: the SAE's folder, an absolute path.
         config: the training run's YAML, with the model and the studies.
         settings: what the gallery shows.
         cache: the folder of cached activations; None if the model ran.
@@ -31,6 +32,13 @@ class Origin:
     config: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     cache: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the model can be loaded without asking the Hub."""
+        model = self.config.get("model")
+        name = model.get("name") if isinstance(model, dict) else None
+        return isinstance(name, str) and (name == "phantom" or Path(name).expanduser().is_dir())
 
     def write(self, folder: Path) -> None:
         """Keep this beside a gallery."""
@@ -49,8 +57,17 @@ class Origin:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             unknown = set(values) - {entry.name for entry in fields(cls)}
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ViewError(f"'{path}' cannot be read ({error}); delete it.") from error
         if unknown or "sae" not in values:
             raise ViewError(f"'{path}' was written by another version; delete it, or make the gallery again.")
-        return cls(**values)
+        found = cls(**values)
+        is_typed = (
+            isinstance(found.sae, str)
+            and isinstance(found.config, dict)
+            and isinstance(found.settings, dict)
+            and (found.cache is None or isinstance(found.cache, str))
+        )
+        if not is_typed or "\0" in f"{found.sae}{found.cache}":
+            raise ViewError(f"'{path}' holds values of other types than were written; delete it.")
+        return found

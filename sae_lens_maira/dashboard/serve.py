@@ -1,7 +1,10 @@
 """``sae-lens-maira view``: serves a gallery on the loopback interface, and makes missing pages.
 
-Only files of the gallery's folder are served, only to this machine, and only if the request names ``localhost`` or the
-loopback address, so that a web page whose own name points at this machine (DNS rebinding) is refused.
+1. Only files of the gallery's folder are served, only to this machine, and only under its names: a web page elsewhere
+   that points its own name at this machine (DNS rebinding) is refused.
+2. Pages of other sites, on this machine too, can neither ask for anything nor show the gallery in a frame; a link to
+   its first page is followed.
+3. A request that does not arrive in time is dropped, and threads are bounded.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import errno
 import html
 import logging
 import re
+import threading
 import urllib.parse
 import webbrowser
 from http import HTTPStatus
@@ -20,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from sae_lens_maira.dashboard.data_files import INDEX, SERVING, script
 from sae_lens_maira.dashboard.origin import Origin
 from sae_lens_maira.errors import ViewError
+from sae_lens_maira.files import restore_replaced
 
 if TYPE_CHECKING:
     from sae_lens_maira.dashboard.on_demand import PageMaker
@@ -29,6 +34,8 @@ logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8750
 _NAMES = ("127.0.0.1", "localhost", "[::1]")
+_TIMEOUT_S = 10.0
+_MAX_THREADS = 32
 _PAGE = re.compile(r"/pages/feature_(\d{1,9})\.html")
 
 
@@ -38,6 +45,7 @@ class GalleryServer(ThreadingHTTPServer):
     Args:
         folder: the gallery's folder.
         port: the port to listen on; 0 for any free one.
+        allow_download: load a model from the Hub, if the gallery was made from one there.
 
     Raises:
         ViewError: the folder holds no gallery, or the port is taken.
@@ -45,8 +53,12 @@ class GalleryServer(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = False
+    request_queue_size = 256
 
-    def __init__(self, folder: Path, port: int = DEFAULT_PORT) -> None:
+    def __init__(self, folder: Path, port: int = DEFAULT_PORT, *, allow_download: bool = False) -> None:
+        self._free_threads = threading.BoundedSemaphore(_MAX_THREADS)
+        self._allow_download = allow_download
+        restore_replaced(folder)
         if not folder.is_dir():
             raise ViewError(f"There is no folder '{folder}'; make it with sae-lens-maira dashboard SAE --out {folder}.")
         if not (folder / INDEX).is_file():
@@ -54,11 +66,7 @@ class GalleryServer(ThreadingHTTPServer):
         self.folder = folder.resolve()
         origin = Origin.read(self.folder)
         self.maker = self._maker(origin)
-        self.missing = (
-            "the gallery does not say what it was made from"
-            if origin is None
-            else f"the SAE's folder '{origin.sae}' is not here"
-        )
+        self.missing = self._missing(origin)
         try:
             super().__init__((HOST, port), _Handler)
         except OSError as error:
@@ -66,12 +74,41 @@ class GalleryServer(ThreadingHTTPServer):
                 raise ViewError(f"Port {port} is taken or not allowed; choose another one with --port.") from error
             raise
 
+    def _missing(self, origin: Origin | None) -> str:
+        """Why no page can be made; empty if one can."""
+        if origin is None:
+            return "the gallery does not say what it was made from"
+        if not Path(origin.sae).is_dir():
+            return "the SAE's folder is not here"
+        if not self._allow_download and not origin.is_local:
+            return "its model is not on this disk, and view was not started with --allow-download"
+        return ""
+
     def _maker(self, origin: Origin | None) -> PageMaker | None:
-        if origin is None or not Path(origin.sae).is_dir():
+        if origin is None or self._missing(origin):
             return None
         from sae_lens_maira.dashboard.on_demand import PageMaker
 
         return PageMaker(self.folder, origin)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own, once one is free."""
+        self._free_threads.acquire()
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free_threads.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free_threads.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away, or was too slow, is no error of ours."""
+        logger.debug("A request was not answered.", exc_info=True)
 
     @property
     def address(self) -> str:
@@ -86,6 +123,7 @@ class GalleryServer(ThreadingHTTPServer):
 
 class _Handler(SimpleHTTPRequestHandler):
     server: Any
+    timeout = _TIMEOUT_S
     extensions_map = {  # noqa: RUF012 (the base class's own attribute)
         "": "application/octet-stream",
         ".html": "text/html; charset=utf-8",
@@ -111,6 +149,8 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Referrer-Policy", "no-referrer")
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.send_header("Content-Security-Policy", "frame-ancestors 'self'")
+        self.send_header("X-Frame-Options", "SAMEORIGIN")
         super().end_headers()
 
     def list_directory(self, path: Any) -> None:
@@ -125,12 +165,28 @@ class _Handler(SimpleHTTPRequestHandler):
         if re.sub(r":\d+$", "", host).lower() not in _NAMES:
             self.send_error(HTTPStatus.FORBIDDEN, "Only names of this machine are served")
             return False
-        path = Path(self.translate_path(self.path)).resolve()
+        try:
+            asked = urllib.parse.urlsplit(self.path).path
+            path = Path(self.translate_path(self.path)).resolve()
+        except (ValueError, OSError):
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return False
+        if not self._is_own_site(host, asked):
+            self.send_error(HTTPStatus.FORBIDDEN, "Other sites are not served")
+            return False
         inside = path == self.server.folder or self.server.folder in path.parents
         if not inside or any(part.startswith(".") for part in path.relative_to(self.server.folder).parts):
             self.send_error(HTTPStatus.NOT_FOUND)
             return False
         return True
+
+    def _is_own_site(self, host: str, path: str) -> bool:
+        """Whether a page of the gallery asks, or a person; a link elsewhere may lead to the first page alone."""
+        origin, site = self.headers.get("Origin"), self.headers.get("Sec-Fetch-Site", "none")
+        if origin is not None and origin.lower() != f"http://{host}".lower():
+            return False
+        is_link = path in ("/", "/index.html") and self.headers.get("Sec-Fetch-Dest") == "document"
+        return site in ("none", "same-origin") or is_link
 
     def _is_made(self) -> bool:
         """Answer requests that are not for a file: whether pages can be made, and pages that do not exist yet."""
@@ -169,13 +225,13 @@ class _Handler(SimpleHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def view(folder: Path, port: int = DEFAULT_PORT, open_browser: bool = True) -> None:
+def view(folder: Path, port: int = DEFAULT_PORT, open_browser: bool = True, *, allow_download: bool = False) -> None:
     """Serve a gallery until Ctrl-C.
 
     Raises:
         ViewError: the folder holds no gallery, or the port is taken.
     """
-    with GalleryServer(folder, port) as server:
+    with GalleryServer(folder, port, allow_download=allow_download) as server:
         logger.info("%s (Ctrl-C ends it)", server.address)
         if open_browser:
             webbrowser.open(server.address)

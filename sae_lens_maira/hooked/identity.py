@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,3 +76,10 @@ def check_sae_fits(sae: SAE[Any], model: HookedVisionLanguageModel) -> None:
             differences.append(f"its token policy has {name} = {theirs.get(name)}, the model's {ours.get(name)}")
     if differences:
         raise SaeMismatch(f"The SAE does not fit the model: {'; '.join(differences)}.")
+
+
+def public_model_name(name: str) -> str:
+    """A model's name without its place on this machine: a Hub id as it is, of a path the last part."""
+    path = Path(name)
+    is_path = path.is_absolute() or name.startswith((".", "~")) or "\\" in name or len(path.parts) > 2 or path.exists()
+    return (path.name or "model") if is_path else name

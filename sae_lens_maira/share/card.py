@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from sae_lens_maira.hooked.identity import METADATA_KEY
 from sae_lens_maira.sae.prefixes import sizes_from_widths
 
 TAGS = ("saelens", "sparse-autoencoder", "mechanistic-interpretability", "radiology", "maira-2")
+_WORD = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 LICENCE_NOTES = """\
 - The weights of these SAEs are shared under the license named above.
 - They describe activations of the base model, which has its own license (MAIRA-2: MSRLA, research use, gated): using
@@ -36,8 +39,9 @@ def make_card(
         note: a paragraph by the author.
     """
     models = sorted({name for config in configs.values() if (name := _base_model(config)) is not None})
-    header = ["---", "library_name: saelens", f"license: {licence}", "tags:", *(f"- {tag}" for tag in TAGS)]
-    on_hub = [name for name in models if name.count("/") == 1 and not name.startswith(("/", "."))]
+    license_line = f"license: {licence if _WORD.fullmatch(licence) else json.dumps(licence)}"
+    header = ["---", "library_name: saelens", license_line, "tags:", *(f"- {tag}" for tag in TAGS)]
+    on_hub = [name for name in models if _HUB_ID.fullmatch(name)]
     if on_hub:
         header += ["base_model:", *(f"- {name}" for name in on_hub)]
     lines = [*header, "---", "", f"# Sparse autoencoders for {', '.join(models) or 'an unnamed model'}", ""]
@@ -84,7 +88,8 @@ def _facts(config: Mapping[str, Any], metrics: Mapping[str, float]) -> list[tupl
 
 def _base_model(config: Mapping[str, Any]) -> str | None:
     metadata: Mapping[str, Any] = config.get("metadata") or {}
-    return (metadata.get(METADATA_KEY) or {}).get("model") or metadata.get("model_name")
+    name = (metadata.get(METADATA_KEY) or {}).get("model") or metadata.get("model_name")
+    return None if name is None else " ".join(str(name).split())
 
 
 def _shown(value: Any) -> str:

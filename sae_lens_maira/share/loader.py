@@ -7,6 +7,7 @@ exactly one, the error lists the files. A folder in SAE-Lens's own format is pas
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi, hf_hub_download
 from sae_lens import SAE
-from sae_lens.constants import SAE_CFG_FILENAME
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 from sae_lens.loading.pretrained_sae_loaders import sae_lens_disk_loader, sae_lens_huggingface_loader
 from sae_lens.util import str_to_dtype
 
@@ -26,6 +27,7 @@ from sae_lens_maira.features.interpretations import (
     read_interpretations,
     write_interpretations,
 )
+from sae_lens_maira.files import mark, read_mark
 from sae_lens_maira.share.dictionary_learning import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -38,6 +40,8 @@ RELEASE = "microsoft/maira-2-sae"
 RELEASE_MODEL = "microsoft/maira-2"
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 INTERPRETATIONS_NAME = "interpretations.csv"
+_OWN_FILES = (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME, INTERPRETATIONS_NAME)
+_KIND, _RUN_KIND = "import", "run"
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,9 @@ def maira2_sae_disk_loader(
     return _convert(found, None, device, cfg_overrides)
 
 
-def import_sae(source: str, out: str | Path, folder: str = "", interpretations: str | None = None) -> ImportResult:
+def import_sae(
+    source: str, out: str | Path, folder: str = "", interpretations: str | None = None, *, overwrite: bool = False
+) -> ImportResult:
     """Bring an SAE from disk or the Hub into SAE-Lens's format, with its interpretations where there are any.
 
     Args:
@@ -101,7 +107,12 @@ def import_sae(source: str, out: str | Path, folder: str = "", interpretations: 
         folder: folder of the SAE within the Hub repository.
         interpretations: a table of feature descriptions, on disk or (by its path) in the repository. None looks for a
             single table beside the weights.
+        overwrite: remove an earlier import, or a training run with its checkpoints, from ``out`` first.
+
+    Raises:
+        SaeFormatError: there is no SAE, or ``out`` holds something that may not be replaced.
     """
+    _check_out(Path(out), overwrite)
     local = Path(source).exists()
     if local:
         sae = SAE.load_from_disk(source, converter=maira2_sae_disk_loader)
@@ -114,10 +125,35 @@ def import_sae(source: str, out: str | Path, folder: str = "", interpretations: 
         raise SaeFormatError(f"{source} is neither a path that exists nor the name of a Hub repository (owner/name).")
     out = Path(out)
     rows = [] if table is None else read_interpretations(table, n_features=sae.cfg.d_sae)
+    _check_out(out, overwrite)
+    _remove_own(out)
+    out.mkdir(parents=True, exist_ok=True)
+    mark(out, _KIND)
     sae.save_model(out)
     if not rows:
         return ImportResult(out, None, 0)
     return ImportResult(out, write_interpretations(rows, out / INTERPRETATIONS_NAME), len(rows))
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    """Refuse a folder whose SAE would be replaced without being asked, or whose files were written by someone else."""
+    is_own = any(read_mark(out, kind) is not None for kind in (_KIND, _RUN_KIND))
+    taken = next((out / name for name in _OWN_FILES if os.path.lexists(out / name)), None)
+    if is_own and not overwrite:
+        raise SaeFormatError(f"'{out}' holds an SAE already; choose another folder, or pass --overwrite.")
+    if not is_own and taken is not None:
+        raise SaeFormatError(f"'{taken}' is there already and was not written by this package; choose another folder.")
+
+
+def _remove_own(out: Path) -> None:
+    if read_mark(out, _RUN_KIND) is not None:
+        from sae_lens_maira.training.result import hold_folder, remove_run
+
+        with hold_folder(out):
+            remove_run(out)
+    elif read_mark(out, _KIND) is not None:
+        for name in _OWN_FILES:
+            (out / name).unlink(missing_ok=True)
 
 
 def _convert(

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,12 @@ from sae_lens import upload_saes_to_huggingface
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 
 from sae_lens_maira.errors import SaeFormatError
-from sae_lens_maira.hooked.identity import METADATA_KEY
+from sae_lens_maira.hooked.identity import METADATA_KEY, public_model_name
 from sae_lens_maira.share.card import make_card
 from sae_lens_maira.share.hub import clear_hub_errors
 
 CARD_NAME = "README.md"
+_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*", re.ASCII)
 CONFIG_KEYS = (
     *("architecture", "d_in", "d_sae", "dtype", "apply_b_dec_to_input", "normalize_activations", "reshape_activations"),
     *("k", "rescale_acts_by_decoder_norm"),
@@ -74,6 +76,10 @@ def push_saes(
     """
     if repo_id.count("/") != 1:
         raise SaeFormatError(f"{repo_id!r} is not the name of a Hub repository (owner/name).")
+    if sae_id is not None and not _ID.fullmatch(sae_id):
+        raise SaeFormatError(
+            f"{sae_id!r} is not a name for an SAE's folder; use letters, digits, '.', '-', '_', and single '/' between."
+        )
     folders = _find_saes(Path(source), sae_id)
     with TemporaryDirectory() as temporary:
         staged = Path(temporary) if dry_run_path is None else Path(dry_run_path)
@@ -142,5 +148,5 @@ def _drop_local_paths(metadata: dict[str, Any]) -> None:
     """A model that was loaded from disk is named by its folder's last part only."""
     for holder, key in ((metadata, "model_name"), (metadata.get(METADATA_KEY) or {}, "model")):
         name = holder.get(key)
-        if isinstance(name, str) and (Path(name).is_absolute() or name.startswith((".", "~"))):
-            holder[key] = Path(name).name
+        if isinstance(name, str):
+            holder[key] = " ".join(public_model_name(name).split())

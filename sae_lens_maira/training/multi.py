@@ -22,6 +22,7 @@ from sae_lens_maira.hooked import HookedVisionLanguageModel
 from sae_lens_maira.hooked.identity import METADATA_KEY, describe_model
 from sae_lens_maira.hooked.loading import load_model
 from sae_lens_maira.sources import open_source
+from sae_lens_maira.training.checkpoints import hash_config, seal
 from sae_lens_maira.training.config import TrainConfig
 from sae_lens_maira.training.data import TrainingData, training_data
 from sae_lens_maira.training.mirrored import with_sae_lens_types
@@ -31,13 +32,13 @@ from sae_lens_maira.training.result import (
     finish_result,
     is_finished,
     mark_finished,
+    own_folder,
     read_result,
     score,
-    start_folder,
 )
 from sae_lens_maira.training.run import without_misleading_warnings
 from sae_lens_maira.training.runner_config import single_configs, to_multi_runner_config
-from sae_lens_maira.training.store import ResumableActivationsStore, fit_or_save, latest_checkpoint, set_counts_right
+from sae_lens_maira.training.store import ResumableActivationsStore, fit_or_save, set_counts_right
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +50,21 @@ class ResumableMultiRunner(MultiSAETrainingRunner):
         cfg: SAE-Lens's configuration.
         model: the model to read; with a cache, only SAE-Lens's evaluations run it.
         data: what the run trains on.
+        config_hash: hash of the run's configuration, which its checkpoints carry.
     """
 
-    def __init__(self, cfg: Any, model: HookedVisionLanguageModel, data: TrainingData) -> None:
+    def __init__(self, cfg: Any, model: HookedVisionLanguageModel, data: TrainingData, config_hash: str = "") -> None:
+        self._config_hash = config_hash
         torch.manual_seed(cfg.seed)  # SAE-Lens does not seed the initialization of SAEs
         super().__init__(cfg, override_dataset=data.rows, override_model=model)
         self.store = ResumableActivationsStore(self.activations_store, data, cfg.seed)
         self.activations_store = self.store
         self.evaluator.activations_store = self.store
+
+    def _save_runner_checkpoint_files(self, checkpoint_path: Path | None) -> None:
+        super()._save_runner_checkpoint_files(checkpoint_path)
+        if checkpoint_path is not None:
+            seal(checkpoint_path, self._config_hash)
 
     def _run_with_interruption_handling(self, trainer: Any) -> Any:
         for own in (trainer, *trainer.trainers.values()):
@@ -87,7 +95,7 @@ def train_several(
         studies: studies to use instead of ``config.source``.
         resume: continue from the newest complete checkpoint in ``path``, or from the start if there is none; a
             finished run is returned as it is.
-        overwrite: allow ``path`` to hold an earlier result.
+        overwrite: remove an earlier run from ``path`` first, with its checkpoints.
 
     Raises:
         ConfigError: a setting does not fit the model or SAE-Lens, or ``path`` holds something else.
@@ -103,21 +111,17 @@ def train_several(
     model = load_model(config.model, open_source(config.source) if studies is None else studies, config.policy)
     runner_config = to_multi_runner_config(config, model, path)
     data = training_data(config, model, list(dict.fromkeys(runner_config.hook_names_per_sae.values())), runner_config)
-    start_folder(config, path, overwrite=overwrite)
-    checkpoint = latest_checkpoint(path / "checkpoints") if resume else None
-    if checkpoint is not None:
-        logger.info("Resuming from '%s'.", checkpoint)
-        runner_config.resume_from_checkpoint = str(checkpoint)
-    with without_misleading_warnings():
-        runner = ResumableMultiRunner(runner_config, model, data)
+    with own_folder(config, path, resume=resume, overwrite=overwrite) as checkpoint, without_misleading_warnings():
+        runner_config.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
+        runner = ResumableMultiRunner(runner_config, model, data, hash_config(config))
         for sae in runner.saes.values():
             setattr(sae.cfg.metadata, METADATA_KEY, describe_model(model))
         runner.run()
-    results: dict[str, TrainingResult] = {}
-    for name, own in single_configs(config).items():
-        sae = SAE.load_from_disk(path / name, device=runner_config.device)
-        scores = score(sae, model, data.held_out, runner_config, config.n_eval_batches)
-        results[name] = finish_result(own, path / name, sae, scores)
-        logger.info("Held-out studies, %s: %s", name, scores.describe())
-    mark_finished(path, {name: result.scores.to_dict() for name, result in results.items()})
+        results: dict[str, TrainingResult] = {}
+        for name, own in single_configs(config).items():
+            sae = SAE.load_from_disk(path / name, device=runner_config.device)
+            scores = score(sae, model, data.held_out, runner_config, config.n_eval_batches)
+            results[name] = finish_result(own, path / name, sae, scores)
+            logger.info("Held-out studies, %s: %s", name, scores.describe())
+        mark_finished(path, {name: result.scores.to_dict() for name, result in results.items()})
     return results

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,18 +21,22 @@ from sae_lens.constants import (
 )
 
 from sae_lens_maira.errors import ConfigError
-from sae_lens_maira.files import write_text
+from sae_lens_maira.files import MARKER, exclusive, mark, read_mark, write_text
 from sae_lens_maira.setting_values import read_yaml
+from sae_lens_maira.training.checkpoints import has_checkpoints, hash_config, newest_whole, remove_checkpoints
 from sae_lens_maira.training.config import TrainConfig
 from sae_lens_maira.training.evaluate import SaeScores, evaluate_sae
-from sae_lens_maira.training.store import latest_checkpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from sae_lens_maira.hooked import HookedVisionLanguageModel
 
+logger = logging.getLogger(__name__)
+
+KIND = "run"
 CONFIG_NAME, SCORES_NAME = "config.yaml", "scores.json"
+_CHECKPOINTS, _LOCK_NAME = "checkpoints", ".training.lock"
 _FILES_OF_A_RUN = (
     SCORES_NAME,
     SAE_WEIGHTS_FILENAME,
@@ -56,12 +63,13 @@ class TrainingResult:
 
 
 def check_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to mix runs.
+    """Refuse to mix runs, and to replace what no run of this package wrote.
 
     Raises:
         ConfigError: the folder holds another run, or this run and neither ``resume`` nor ``overwrite`` is given.
     """
     written = path / CONFIG_NAME
+    _check_own(config, path)
     if written.is_file() and not overwrite:
         earlier = TrainConfig.from_dict(read_yaml(written))
         ours, theirs = config.to_dict(), earlier.to_dict()
@@ -70,29 +78,69 @@ def check_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite: bo
             raise ConfigError(f"'{path}' holds a run with another {', '.join(differs)}; choose another folder.")
         if not resume and is_finished(path):
             raise ConfigError(f"'{path}' holds a finished run already; choose another folder, or pass --overwrite.")
-        if not resume and latest_checkpoint(path / "checkpoints") is not None:
+        if not resume and has_checkpoints(path / _CHECKPOINTS):
             raise ConfigError(f"'{path}' holds an unfinished run; pass --resume to go on, or --overwrite.")
 
 
-def start_folder(config: TrainConfig, path: Path, *, overwrite: bool) -> None:
-    """Write the configuration, after removing an earlier run if ``overwrite`` is given."""
-    if overwrite:
-        remove_run(path)
-    path.mkdir(parents=True, exist_ok=True)
-    _write_config(config, path)
+@contextmanager
+def own_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite: bool) -> Iterator[Path | None]:
+    """Hold a folder for one run alone, once everything fits together; of a run to overwrite nothing is left before.
+
+    Yields:
+        the newest whole checkpoint to go on from.
+
+    Raises:
+        ConfigError: as :func:`check_folder`; or another process trains there.
+    """
+    with hold_folder(path):
+        check_folder(config, path, resume=resume, overwrite=overwrite)
+        if overwrite:
+            remove_run(path)
+        checkpoint = newest_whole(path / _CHECKPOINTS, hash_config(config)) if resume else None
+        mark(path, KIND, saes=sorted(config.saes))
+        _write_config(config, path)
+        if checkpoint is not None:
+            logger.info("Resuming from '%s'.", checkpoint)
+        yield checkpoint
+
+
+@contextmanager
+def hold_folder(path: Path) -> Iterator[None]:
+    """Keep other trainings out of a folder.
+
+    Raises:
+        ConfigError: one runs there.
+    """
+    with exclusive(path / _LOCK_NAME, wait=False) as is_free:
+        if not is_free:
+            raise ConfigError(f"Another training runs in '{path}'; wait for its end, or choose another folder.")
+        yield
 
 
 def remove_run(path: Path) -> None:
-    """Remove a run's files from its folder, checkpoints first; other files stay."""
-    if not (path / CONFIG_NAME).is_file():
+    """Remove what a run leaves in its folder, checkpoints first and the mark last, and nothing else that lies there."""
+    found = read_mark(path, KIND)
+    if found is None:
         return
-    names = yaml.safe_load((path / CONFIG_NAME).read_text(encoding="utf-8")).get("saes") or {}
-    shutil.rmtree(path / "checkpoints", ignore_errors=True)
+    remove_checkpoints(path / _CHECKPOINTS)
+    names = [name for name in found.get("saes", []) if Path(str(name)).name == name]
     for folder in (*(path / name for name in names), path):
         for name in _FILES_OF_A_RUN:
             (folder / name).unlink(missing_ok=True)
         if folder != path and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+    (path / MARKER).unlink()
+
+
+def _check_own(config: TrainConfig, path: Path) -> None:
+    """Refuse files of a run's names, in the folder or in those of its SAEs, that no run wrote."""
+    found = read_mark(path, KIND)
+    names = (*_FILES_OF_A_RUN, _CHECKPOINTS)
+    ours = set() if found is None else {path / name for name in ("", *found.get("saes", []))}
+    for folder in {path, *(path / name for name in config.saes)} - ours:
+        foreign = next((folder / name for name in names if os.path.lexists(folder / name)), None)
+        if foreign is not None:
+            raise ConfigError(f"'{foreign}' was not written by a training run in '{path}'; choose another folder.")
 
 
 def is_finished(path: Path) -> bool:

@@ -15,6 +15,7 @@ from sae_lens_maira.errors import ConfigError
 from sae_lens_maira.hooked.identity import METADATA_KEY, describe_model
 from sae_lens_maira.hooked.loading import load_model
 from sae_lens_maira.sources import open_source
+from sae_lens_maira.training.checkpoints import hash_config
 from sae_lens_maira.training.config import TrainConfig
 from sae_lens_maira.training.data import training_data
 from sae_lens_maira.training.mirrored import with_sae_lens_types
@@ -23,12 +24,12 @@ from sae_lens_maira.training.result import (
     check_folder,
     finish_result,
     is_finished,
+    own_folder,
     read_result,
     score,
-    start_folder,
 )
 from sae_lens_maira.training.runner_config import to_runner_config
-from sae_lens_maira.training.store import ResumableRunner, latest_checkpoint
+from sae_lens_maira.training.store import ResumableRunner
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def train(
         studies: studies to use instead of ``config.source``.
         resume: continue from the newest complete checkpoint in ``path``, or from the start if there is none; a
             finished run is returned as it is.
-        overwrite: allow ``path`` to hold an earlier result.
+        overwrite: remove an earlier run from ``path`` first, with its checkpoints.
 
     Raises:
         ConfigError: a setting does not fit the model or SAE-Lens, or ``path`` holds something else.
@@ -65,19 +66,15 @@ def train(
     model = load_model(config.model, open_source(config.source) if studies is None else studies, config.policy)
     runner_config = to_runner_config(config, model, path)
     data = training_data(config, model, config.hook_name, runner_config)
-    start_folder(config, path, overwrite=overwrite)
-    checkpoint = latest_checkpoint(path / "checkpoints") if resume else None
-    if checkpoint is not None:
-        logger.info("Resuming from '%s'.", checkpoint)
-        runner_config.resume_from_checkpoint = str(checkpoint)
-    with without_misleading_warnings():
-        runner = ResumableRunner(runner_config, model, data)
+    with own_folder(config, path, resume=resume, overwrite=overwrite) as checkpoint, without_misleading_warnings():
+        runner_config.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
+        runner = ResumableRunner(runner_config, model, data, hash_config(config))
         setattr(runner.sae.cfg.metadata, METADATA_KEY, describe_model(model))
         runner.run()
-    sae = SAE.load_from_disk(path, device=runner_config.device)
-    scores = score(sae, model, data.held_out, runner_config, config.n_eval_batches)
-    logger.info("Held-out studies: %s", scores.describe())
-    return finish_result(config, path, sae, scores)
+        sae = SAE.load_from_disk(path, device=runner_config.device)
+        scores = score(sae, model, data.held_out, runner_config, config.n_eval_batches)
+        logger.info("Held-out studies: %s", scores.describe())
+        return finish_result(config, path, sae, scores)
 
 
 @contextmanager

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from jaxtyping import Float, Int
 from sae_lens import LanguageModelSAETrainingRunner
-from sae_lens.constants import RUNNER_CFG_FILENAME
 from sae_lens.training.activations_store import ActivationsStore
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,6 +27,7 @@ from sae_lens_maira.activations.provider import CachedActivations, CachedMultiHo
 from sae_lens_maira.data.study import TokenKind
 from sae_lens_maira.errors import Interrupted
 from sae_lens_maira.interruption import StopRequest, noticed_interruptions
+from sae_lens_maira.training.checkpoints import seal
 
 if TYPE_CHECKING:
     from sae_lens_maira.hooked import HookedVisionLanguageModel
@@ -192,14 +191,21 @@ class ResumableRunner(LanguageModelSAETrainingRunner):
         cfg: SAE-Lens's configuration.
         model: the model to read; with a cache, only SAE-Lens's evaluations run it.
         data: what the run trains on.
+        config_hash: hash of the run's configuration, which its checkpoints carry.
     """
 
-    def __init__(self, cfg: Any, model: HookedVisionLanguageModel, data: TrainingData) -> None:
+    def __init__(self, cfg: Any, model: HookedVisionLanguageModel, data: TrainingData, config_hash: str = "") -> None:
+        self._config_hash = config_hash
         torch.manual_seed(cfg.seed)  # SAE-Lens does not seed the initialization of SAEs
         super().__init__(cfg, override_dataset=data.rows, override_model=model)
         self.store = ResumableActivationsStore(self.activations_store, data, cfg.seed)
         self.activations_store = self.store
         self.evaluator.activations_store = self.store
+
+    def save_checkpoint(self, checkpoint_path: Path | None) -> None:
+        super().save_checkpoint(checkpoint_path)
+        if checkpoint_path is not None:
+            seal(checkpoint_path, self._config_hash)
 
     def run_trainer_with_interruption_handling(self, trainer: Any) -> Any:
         set_counts_right(trainer, self.cfg.train_batch_size_tokens)
@@ -235,18 +241,3 @@ def fit_or_save(trainer: Any, store: ResumableActivationsStore) -> Any:
         except Interrupted:
             trainer.save_checkpoint(checkpoint_name=str(trainer.n_training_samples))
             raise
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The complete checkpoint with the most training samples."""
-    checkpoints = [path for path in folder.glob("*") if path.name.isdigit() and _is_whole(path)]
-    return max(checkpoints, key=lambda path: int(path.name), default=None)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint is complete: SAE-Lens writes the runner's configuration last."""
-    try:
-        json.loads((checkpoint / RUNNER_CFG_FILENAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True

@@ -19,6 +19,7 @@ from sae_lens_maira.activations.config import CacheConfig
 from sae_lens_maira.cli import main as cli
 from sae_lens_maira.cli.main import VERBS, main
 from sae_lens_maira.data.study import FileImage, Study
+from sae_lens_maira.files import mark
 from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.sae import MairaMatryoshkaTrainingSAE, MairaMatryoshkaTrainingSAEConfig
 from sae_lens_maira.training.config import TrainConfig
@@ -230,6 +231,26 @@ def test_import_brings_a_dictionary_learning_folder_into_sae_lens(tmp_path, caps
     assert capsys.readouterr().out == f"{tmp_path / 'ours'}: SAE-Lens's format, 1 interpretations\n"
     x = torch.randn(9, theirs.activation_dim)
     torch.testing.assert_close(SAE.load_from_disk(tmp_path / "ours").encode(x), theirs.encode(x))
+
+
+def test_import_replaces_an_earlier_import_or_run_only_when_asked(tmp_path, capsys):
+    folder, out = write_folder(tmp_path / "theirs", make_theirs()), tmp_path / "ours"
+    arguments = ["import", str(folder), "--out", str(out)]
+    (out / "checkpoints" / "128").mkdir(parents=True)
+    for name in ("config.yaml", "scores.json", "cfg.json", "sae_weights.safetensors", "notes.txt"):
+        (out / name).write_text("of another")
+    assert main(arguments) == 2
+    assert main([*arguments, "--overwrite"]) == 2
+    assert "cfg.json' is there already and was not written by this package" in capsys.readouterr().err
+    mark(out, "run")
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.endswith("holds an SAE already; choose another folder, or pass --overwrite.\n")
+    assert (out / "sae_weights.safetensors").read_text() == "of another"
+    assert main([*arguments, "--overwrite"]) == 0
+    left = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    assert left == {"cfg.json", "sae_weights.safetensors", "notes.txt"}
+    assert main(arguments) == 2
+    assert main([*arguments, "--overwrite"]) == 0
 
 
 def test_push_stages_an_sae_with_its_scores(tmp_path, capsys):

@@ -13,9 +13,11 @@ from PIL import Image
 
 from sae_lens_maira.dashboard import DashboardSettings, make_dashboards
 from sae_lens_maira.dashboard.data_files import read
-from sae_lens_maira.data.study import VIEWS
+from sae_lens_maira.dashboard.serve import GalleryServer
+from sae_lens_maira.data.study import VIEWS, Label
 from sae_lens_maira.errors import DashboardError, SaeMismatch
 from sae_lens_maira.features.table import group_widths
+from sae_lens_maira.files import mark
 from tests.dashboard.small_gallery import (
     ALWAYS,
     ATTACK,
@@ -324,16 +326,81 @@ def test_a_folder_with_something_else_is_not_replaced_and_a_gallery_is(small, tm
         make_dashboards(sae, small, path, settings, show_progress=False)
     (path / "thesis.tex").unlink()
     make_dashboards(sae, small, path, settings, show_progress=False)
-    (path / "stale").write_text("")
+    stale, added = path / "images" / "1-frontal.webp", path / "pages" / "feature_3.html"
+    assert stale.is_file()
+    added.parent.mkdir(exist_ok=True)
+    added.write_text("")
+    make_dashboards(sae, small, path, replace(settings, n_studies=1), show_progress=False)
+    assert not stale.exists()
+    assert not added.exists()
+    (path / "data" / "notes.txt").write_text("mine")
+    with pytest.raises(DashboardError, match=r"data/notes.txt' is none of the gallery's own files; move it away"):
+        make_dashboards(sae, small, path, settings, show_progress=False)
+    assert (path / "data" / "notes.txt").read_text() == "mine"
+
+
+def test_a_web_project_with_such_a_file_and_a_link_are_refused_before_the_work(small, tmp_path):
+    (tmp_path / "web" / "data").mkdir(parents=True)
+    (tmp_path / "web" / "data" / "index.js").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for name, message in [("web", "holds something that is no gallery"), ("link", "is a link or a mount point")]:
+        with pytest.raises(DashboardError, match=message):
+            make_dashboards(None, small, tmp_path / name, DashboardSettings(pages="none"), show_progress=False)
+    assert (tmp_path / "web" / "data" / "index.js").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} <= {"web", "link", "rows"}
+
+
+def test_what_a_killed_run_left_is_removed_and_the_old_gallery_put_back(small, tmp_path):
+    path, unfinished = tmp_path / "gallery", tmp_path / ".gallery.unfinished"
+    sae, settings = make_sae(small), DashboardSettings(pages="none", n_studies=1)
     make_dashboards(sae, small, path, settings, show_progress=False)
-    assert not (path / "stale").exists()
+    assert not unfinished.exists()
+    mark(unfinished_folder_of_a_killed_run(unfinished), "unfinished")
+    path.rename(unfinished / "replaced")
+    GalleryServer(path, 0).server_close()
+    assert (path / "index.html").is_file()
+    path.rename(unfinished / "replaced")
+    make_dashboards(sae, small, path, settings, show_progress=False)
+    assert not unfinished.exists()
+    assert (path / "index.html").is_file()
+
+
+def unfinished_folder_of_a_killed_run(folder: Path) -> Path:
+    (folder / "scratch" / "recording").mkdir(parents=True)
+    (folder / "scratch" / "recording" / "activations").write_bytes(b"private")
+    return folder
+
+
+def test_a_gallery_names_neither_paths_nor_labels_of_private_studies_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAE_LENS_MAIRA_CACHE", str(tmp_path / "rows"))
+    studies = [
+        replace(
+            study,
+            shareable=number < 2,
+            labels={
+                "public": Label("present"),
+                **({"ZQ": Label("present" if number % 2 else "absent")} if number > 1 else {}),
+            },
+        )
+        for number, study in enumerate(make_studies())
+    ]
+    model = make_model(studies)
+    sae = make_sae(model)
+    sae.cfg.metadata.model_name = "/home/jdoe/models/maira-2"
+    settings = DashboardSettings(pages="2", neuronpedia=True)
+    make_dashboards(sae, model, tmp_path / "gallery", settings, show_progress=False)
+    text = everything_in(tmp_path / "gallery")
+    assert "ZQ" not in text
+    assert "jdoe" not in text
+    assert str(model.cfg.model_name) not in text
+    assert '["Model","maira-2"]' in text
 
 
 def test_a_gallery_survives_a_failure_to_put_the_new_one_in_its_place(small, tmp_path, monkeypatch):
     path = tmp_path / "gallery"
     sae, settings = make_sae(small), DashboardSettings(pages="none", n_studies=2)
     make_dashboards(sae, small, path, settings, show_progress=False)
-    (path / "mine").write_text("kept")
+    before = (path / "data" / "index.js").read_bytes()
     rename = Path.rename
 
     def fail(self, target):
@@ -344,8 +411,7 @@ def test_a_gallery_survives_a_failure_to_put_the_new_one_in_its_place(small, tmp
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(OSError, match="No space left"):
         make_dashboards(sae, small, path, settings, show_progress=False)
-    assert (path / "mine").read_text() == "kept"
-    assert (path / "data" / "index.js").is_file()
+    assert (path / "data" / "index.js").read_bytes() == before
 
 
 def test_each_image_is_opened_once_for_the_model_and_the_gallery(tmp_path):

@@ -4,9 +4,11 @@ import http.client
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from sae_lens_maira.cli.main import main
+from sae_lens_maira.dashboard import serve
 from sae_lens_maira.dashboard.data_files import read
 from sae_lens_maira.dashboard.serve import GalleryServer
 from sae_lens_maira.errors import ViewError
@@ -32,11 +35,13 @@ def serving(folder):
             thread.join()
 
 
-def get(server, path, host="localhost", method="GET"):
+def get(server, path, host="localhost", method="GET", headers=None):
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=120)
     connection.putrequest(method, path, skip_host=True)
     if host is not None:
         connection.putheader("Host", host)
+    for name, value in (headers or {}).items():
+        connection.putheader(name, value)
     connection.endheaders()
     response = connection.getresponse()
     return response.status, response.read().decode("utf-8", "replace"), response.headers
@@ -98,6 +103,88 @@ def test_nothing_outside_and_nothing_hidden_is_served(gallery, path):
         status, text, _ = get(server, path)
         assert status == 404
         assert "secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("headers", "path", "status"),
+    [
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}, "/pages/feature_5.html", 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Dest": "document"}, "/pages/feature_5.html", 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "iframe"}, "/", 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}, "/", 200),
+        ({"Sec-Fetch-Site": "same-origin"}, "/pages/feature_5.html", 200),
+        ({"Sec-Fetch-Site": "none"}, "/pages/feature_5.html", 200),
+        ({"Origin": "http://localhost"}, "/data/index.js", 200),
+        ({"Origin": "http://localhost:1"}, "/data/index.js", 403),
+        ({"Origin": "https://evil.example"}, "/data/index.js", 403),
+        ({"Origin": "null"}, "/data/index.js", 403),
+    ],
+)
+def test_other_sites_are_refused(gallery, headers, path, status):
+    with serving(gallery) as server:
+        assert get(server, path, headers=headers)[0] == status
+
+
+def test_no_other_site_can_frame_a_page(gallery):
+    with serving(gallery) as server:
+        headers = get(server, "/")[2]
+        assert headers["X-Frame-Options"] == "SAMEORIGIN"
+        assert "frame-ancestors 'self'" in headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("target", ["/%00", "/pages/feature_%00.html", "http://[", "http://[/pages/feature_6.html"])
+def test_a_malformed_request_is_answered(gallery, target):
+    with serving(gallery) as server, socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as client:
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        assert client.recv(100).split()[1] in (b"400", b"404")
+
+
+def test_half_requests_are_dropped_and_the_others_answered(gallery, monkeypatch):
+    monkeypatch.setattr(serve._Handler, "timeout", 0.5)
+    with serving(gallery) as server:
+        address = ("127.0.0.1", server.server_port)
+        halves = [socket.create_connection(address, timeout=20) for _ in range(64)]
+        for half in halves:
+            half.sendall(b"GET / HTTP/1.1\r\nHost:")
+        assert get(server, "/")[0] == 200
+        assert all(half.recv(1) == b"" for half in halves)
+        for half in halves:
+            half.close()
+
+
+def test_two_hundred_requests_at_once_are_answered(gallery):
+    with serving(gallery) as server, ThreadPoolExecutor(200) as pool:
+        assert set(pool.map(lambda _: get(server, "/data/serving.js")[0], range(200))) == {200}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"sae": 3}',
+        '{"sae": "x", "config": []}',
+        '{"sae": "x", "settings": "y"}',
+        '{"sae": "x", "cache": 1}',
+        '{"sae": "\\u0000"}',
+        "[" * 100_000,
+        "3",
+    ],
+)
+def test_a_private_file_of_odd_types_is_refused_in_one_sentence(gallery, text):
+    (gallery / ".dashboard.json").write_text(text)
+    with pytest.raises(ViewError, match=r"; delete it"):
+        GalleryServer(gallery, 0)
+
+
+def test_a_gallery_from_elsewhere_asks_the_hub_for_nothing_unless_allowed(gallery, tmp_path):
+    origin = {"sae": str(tmp_path), "config": {"model": {"name": "someone/model"}}}
+    (gallery / ".dashboard.json").write_text(json.dumps(origin))
+    with serving(gallery) as server:
+        assert server.maker is None
+        status, text, _ = get(server, "/pages/feature_6.html")
+        assert status == 404
+        assert "--allow-download" in text
+    with GalleryServer(gallery, 0, allow_download=True) as server:
+        assert server.maker is not None
 
 
 def test_a_page_that_cannot_be_made_says_how(gallery):
@@ -212,5 +299,5 @@ def test_a_gallery_of_an_sae_that_changed_says_so(run, monkeypatch):
         assert "token policy has image_tokens" in text
     shutil.rmtree(run / "sae")
     with serving(run / "gallery") as server:
-        assert "the SAE&#x27;s folder &#x27;sae&#x27; is not here" in get(server, "/pages/feature_3.html")[1]
+        assert "the SAE&#x27;s folder is not here" in get(server, "/pages/feature_3.html")[1]
     assert torch.is_grad_enabled()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from sae_lens import SAE
 from safetensors.torch import load_file
 
@@ -140,6 +141,24 @@ def test_push_refuses_what_is_no_sae_or_no_repository(sae_path: Path, tmp_path: 
     (tmp_path / "empty").mkdir()
     with pytest.raises(SaeFormatError, match="There is no SAE in SAE-Lens's format"):
         push_saes(tmp_path / "empty", "a/b", dry_run_path=tmp_path / "dry")
+
+
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/../b", "", ".", "a//b", "a\nb", ".hidden"])
+def test_a_name_that_leaves_the_folder_is_refused(sae_path: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(SaeFormatError, match="is not a name for an SAE's folder"):
+        push_saes(sae_path, "a/b", dry_run_path=tmp_path / "deep" / "er" / "dry", sae_id=name)
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_models_name_adds_no_keys_to_the_card(sae_path: Path, tmp_path: Path) -> None:
+    config = json.loads((sae_path / "cfg.json").read_text())
+    config["metadata"]["model_name"] = "a/b\nlicense: stolen\nx: y"
+    config["metadata"]["sae_lens_maira"]["model"] = "a/b\nlicense: stolen"
+    (sae_path / "cfg.json").write_text(json.dumps(config))
+    push_saes(sae_path, "a/b", dry_run_path=tmp_path / "dry", licence="mit\ntags: [x]")
+    header = yaml.safe_load((tmp_path / "dry" / "README.md").read_text().split("---")[1])
+    assert header.keys() == {"library_name", "license", "tags"}
+    assert header["license"] == "mit\ntags: [x]"
 
 
 def test_a_release_on_the_hub_loads_and_imports(hub: HubStandIn, tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """A training run that is small enough for a test."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
+from sae_lens_maira.files import MARKER
 from sae_lens_maira.training.config import TrainConfig
 from tests.conftest import CHECKPOINT_PATH
 
@@ -30,3 +34,9 @@ def config() -> TrainConfig:
             },
         }
     )
+
+
+def copy_mark(run: Path, other: Path) -> None:
+    """Make a folder that of an unfinished run: its mark and configuration are those of another folder."""
+    for name in (MARKER, "config.yaml"):
+        shutil.copy(run / name, other)

@@ -27,6 +27,7 @@ from sae_lens_maira.training.runner_config import sae_config, to_runner_config
 from sae_lens_maira.training.store import ResumableRunner
 from tests.activations.conftest import make_settings
 from tests.conftest import CHECKPOINT_PATH
+from tests.training.conftest import copy_mark
 
 HOOK = "blocks.1.hook_resid_post"
 N_STUDIES, N_HELD_OUT, CONTEXT = 36, 10, 32
@@ -140,7 +141,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(finished, config, tm
     first = min((finished.path / "checkpoints").iterdir(), key=lambda path: int(path.name))
     assert (first / "activations_store_state.safetensors").stat().st_size < 1000
     shutil.copytree(first, tmp_path / "checkpoints" / first.name)
-    shutil.copy(finished.path / "config.yaml", tmp_path)
+    copy_mark(finished.path, tmp_path)
     train(config, tmp_path, resume=True)
     ours, theirs = (load_file(path / "sae_weights.safetensors") for path in (tmp_path, finished.path))
     assert ours.keys() == theirs.keys()

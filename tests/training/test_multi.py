@@ -27,6 +27,7 @@ from sae_lens_maira.training.run import train
 from sae_lens_maira.training.runner_config import to_multi_runner_config
 from tests.activations.conftest import make_settings
 from tests.conftest import CHECKPOINT_PATH
+from tests.training.conftest import copy_mark
 
 HOOKS = {"early": "blocks.0.hook_resid_post", "early_wide": "blocks.0.hook_resid_post", "late": "blocks.2.hook_mlp_out"}
 WIDTHS = {"early": 64, "early_wide": 128, "late": 64}
@@ -158,7 +159,7 @@ def test_a_resumed_run_of_several_saes_equals_one_that_was_not_stopped(config, f
     _, path = finished
     first = min((path / "checkpoints").iterdir(), key=lambda folder: int(folder.name))
     shutil.copytree(first, tmp_path / "checkpoints" / first.name)
-    shutil.copy(path / "config.yaml", tmp_path)
+    copy_mark(path, tmp_path)
     train_several(config, tmp_path, resume=True)
     assert_same_weights(tmp_path, path)
 

@@ -22,6 +22,7 @@ from sae_lens_maira.hooked.loading import load_model
 from sae_lens_maira.sources import open_source
 from sae_lens_maira.training.run import train
 from tests.conftest import CHECKPOINT_PATH
+from tests.training.conftest import copy_mark
 
 WEIGHTS = "sae_weights.safetensors"
 
@@ -77,7 +78,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(finished, config, tm
     first = min((finished.path / "checkpoints").iterdir(), key=lambda path: int(path.name))
     unfinished = tmp_path / "unfinished"
     shutil.copytree(first, unfinished / "checkpoints" / first.name)
-    shutil.copy(finished.path / "config.yaml", unfinished)
+    copy_mark(finished.path, unfinished)
     train(config, unfinished, resume=True)
     assert_same_weights(unfinished, finished.path)
 
@@ -88,7 +89,7 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(finished, config, tmp_pa
     shutil.copytree(first, unfinished / "checkpoints" / first.name)
     shutil.copytree(last, unfinished / "checkpoints" / last.name)
     (unfinished / "checkpoints" / last.name / "runner_cfg.json").write_text('{"cut')
-    shutil.copy(finished.path / "config.yaml", unfinished)
+    copy_mark(finished.path, unfinished)
     train(config, unfinished, resume=True)
     assert_same_weights(unfinished, finished.path)
 
@@ -128,7 +129,7 @@ def test_a_folder_with_another_or_a_finished_run_is_refused(finished, config, tm
         train(replace(config, context_size=32, hook_name="blocks.2.hook_resid_post"), finished.path)
     first = next((finished.path / "checkpoints").iterdir())
     shutil.copytree(first, tmp_path / "checkpoints" / first.name)
-    shutil.copy(finished.path / "config.yaml", tmp_path)
+    copy_mark(finished.path, tmp_path)
     with pytest.raises(ConfigError, match="holds an unfinished run; pass --resume"):
         train(config, tmp_path)
 
