@@ -64,6 +64,18 @@ def to_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, indent=1) + "\n"
 
 
+def from_json(text: str | bytes) -> Any:
+    """Values of JSON that comes from elsewhere.
+
+    Raises:
+        ValueError: it is no JSON, is not UTF-8, or is nested deeper than can be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 @contextmanager
 def exclusive(lock_path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold a lock that other processes ask for too; it is free again when this process ends, however it ends.
