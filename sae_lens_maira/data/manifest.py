@@ -221,7 +221,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _labels(value: object, where: str) -> dict[str, Label]:
-    if value is None or value == "" or value != value:  # noqa: PLR0124 (a NaN)
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return {}
     try:
         found = from_json(value) if isinstance(value, str) else value

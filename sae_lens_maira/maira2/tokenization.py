@@ -135,11 +135,12 @@ def _check_texts(prompt: Prompt, tokenizer: Any) -> None:
     may_be_grounded = isinstance(prompt, PhraseGroundingPrompt) or prompt.grounded
     if prompt.assistant_text is not None:
         texts.append(Text(prompt.assistant_text, TokenKind.FINDINGS))
+    specials = tokenizer.all_special_tokens
     for part in texts:
         field = part.kind.name.lower().replace("_", " ")
         if find_unwritable(part.text) is not None:
             raise PromptError(f"The {field} text holds half of a surrogate pair, which is no character; remove it.")
-        for special in tokenizer.all_special_tokens:
+        for special in specials:
             if special in part.text:
                 raise PromptError(f"The {field} text contains the special token '{special}'; remove it.")
         grounding = _GROUNDING_TOKEN.search(part.text)
