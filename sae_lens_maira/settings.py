@@ -163,7 +163,9 @@ def overlay(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
             same_kind = "kind" not in below or value.get("kind", below["kind"]) == below["kind"]
             result[name] = overlay(below, value) if same_kind else dict(value)
         elif isinstance(value, Mapping) and below is not None:
-            raise ConfigError(f"'{name}' is no group of settings but {quoted(below)}; write {name}: and its settings below.")
+            raise ConfigError(
+                f"'{name}' is no group of settings but {quoted(below)}; write {name}: and its settings below."
+            )
         else:
             result[name] = value
     return result
