@@ -114,7 +114,9 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
             if len(set(names)) < len(names):
-                raise ManifestError(f"'{path}' has a column twice; its columns are {printable(', '.join(names))}.")
+                raise ManifestError(
+                    f"'{path}' has a column twice; its columns are {quoted(', '.join(names), 400)[1:-1]}."
+                )
             number = 0
             for batch in file.iter_batches(1024):
                 for values in batch.to_pylist():
@@ -144,7 +146,7 @@ def _study(values: Mapping[str, Any], path: Path, where: str) -> Study:
     unknown = sorted(str(name) for name in values if name not in _COLUMNS)
     if unknown:
         raise ManifestError(
-            f"{where}: unknown column {printable(', '.join(unknown))}; there are {', '.join(sorted(_COLUMNS))}."
+            f"{where}: unknown column {quoted(', '.join(unknown), 200)[1:-1]}; there are {', '.join(sorted(_COLUMNS))}."
         )
     labels = _labels(values.get("labels"), where)
     given = {

@@ -73,7 +73,7 @@ def read_interpretations(path: str | Path, n_features: int | None = None) -> lis
     score = _column([name for name in columns if name not in (feature, text)], SCORE_NAMES)
     if feature is None or text is None:
         missing = "feature" if feature is None else "text"
-        listed = printable(", ".join(columns))
+        listed = quoted(", ".join(columns), 400)[1:-1]
         raise SaeFormatError(f"No {missing} column was recognised in {path}; its columns are {listed}.")
     rows: dict[int, Interpretation] = {}
     for record in records:
