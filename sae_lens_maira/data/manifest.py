@@ -17,7 +17,8 @@ labels                  an object from concept to ``present``, ``uncertain`` or 
 shareable               ``true`` if images and text may leave the machine; otherwise they may not
 ======================  ================================================================================
 
-Paths are relative to the table. Images are opened when they are needed.
+Paths are relative to the table. Images are opened when they are needed. Tables are UTF-8, and every row of a CSV has a
+value for every column of its header; anything else is refused with its line, because a guess would lose studies.
 
 PadChest-GR has one JSON record per study with a list of findings: each an English sentence, its labels, and boxes that
 show where it can be seen. Join the sentences to ``findings``, let ``labels`` hold each label as present, name the image

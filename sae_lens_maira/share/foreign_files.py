@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -34,6 +35,19 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise SaeFormatError(f"{path} holds a {type(state).__name__}, not a state dict.")
     return state
+
+
+def read_shape(path: Path, name: str) -> tuple[int, ...] | None:
+    """The shape of a tensor in a ``.safetensors`` file, of which only the header is read; None if it has no such one.
+
+    Raises:
+        SaeFormatError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return tuple(file.get_slice(name).get_shape()) if name in file.keys() else None  # noqa: SIM118
+    except Exception as error:  # as above
+        raise SaeFormatError(f"{path} is not a file that safetensors can read; copy or download it again.") from error
 
 
 def load_object(path: Path) -> dict[str, Any]:

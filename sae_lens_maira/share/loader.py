@@ -32,7 +32,7 @@ from sae_lens_maira.share.dictionary_learning import (
     DictionaryLearningSae,
     read_dictionary_learning,
 )
-from sae_lens_maira.share.foreign_files import group_of, load_object, load_tensors, whole_number
+from sae_lens_maira.share.foreign_files import group_of, load_object, read_shape, whole_number
 from sae_lens_maira.share.hub import clear_hub_errors
 
 RELEASE = "microsoft/maira-2-sae"
@@ -150,9 +150,9 @@ def _check_sae_lens_folder(folder: Path) -> None:
     group_of(config, "metadata", f"'{folder}'")
     if not weights_path.is_file():
         raise SaeFormatError(f"'{folder}' has a configuration but no {SAE_WEIGHTS_FILENAME}.")
-    shape = getattr(load_tensors(weights_path).get("W_dec"), "shape", None)
-    if shape is not None and tuple(shape) != (d_sae, d_in):
-        raise SaeFormatError(f"'{path}' says d_sae {d_sae} and d_in {d_in}, but W_dec has shape {tuple(shape)}.")
+    shape = read_shape(weights_path, "W_enc")
+    if shape not in (None, (d_in, d_sae)):
+        raise SaeFormatError(f"'{path}' says d_in {d_in} and d_sae {d_sae}, but W_enc has shape {shape}.")
 
 
 def _convert(

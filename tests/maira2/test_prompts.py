@@ -1,6 +1,7 @@
 """Wire format, written out by hand for each kind of prompt."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from sae_lens_maira.data.study import TokenKind
 from sae_lens_maira.errors import PromptError
 from sae_lens_maira.maira2 import FindingsPrompt, PhraseGroundingPrompt
 from sae_lens_maira.maira2.grounding import GROUNDING_TOKENS
+from sae_lens_maira.maira2.prompts import Prompt
 
 START = "A reading room assistant describes a chest study.  USER: "
 TASK = (
@@ -120,11 +122,10 @@ def test_a_special_token_inside_a_section_is_refused(processor, frontal, special
 @pytest.mark.parametrize("token", ["<obj>", "</box>", "<x0>", "<y99>"])
 @pytest.mark.parametrize("section", ["indication", "technique", "comparison", "prior_report", "phrase"])
 def test_a_grounding_token_inside_a_section_is_refused(processor, frontal, section, token):
-    prompt = (
-        PhraseGroundingPrompt(frontal, f"Seen {token}.")
-        if section == "phrase"
-        else FindingsPrompt(frontal, prior=frontal, grounded=True, **{section: f"Seen {token}."})
-    )
+    prompt: Prompt = PhraseGroundingPrompt(frontal, f"Seen {token}.")
+    if section != "phrase":
+        plain = FindingsPrompt(frontal, prior=frontal, grounded=True)
+        prompt = replace(plain, **{section: f"Seen {token}."})
     name = section.replace("_", " ")
     message = f"The {name} text contains the grounding token '{token}', which only a grounded answer has"
     with pytest.raises(PromptError, match=message):

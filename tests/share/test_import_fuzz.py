@@ -123,7 +123,7 @@ def test_a_folder_of_sae_lens_needs_no_import(folder, source):
     ("change", "message"),
     [
         ({"d_in": "12"}, "d_in of .*cfg.json' is '12'; it must be a whole number"),
-        ({"d_sae": 41}, r"says d_sae 41 and d_in 12, but W_dec has shape \(40, 12\)"),
+        ({"d_sae": 41}, r"says d_in 12 and d_sae 41, but W_enc has shape \(12, 40\)"),
         ({"architecture": None}, "architecture in .*cfg.json' is 'None'; it must be a text"),
         ({"dtype": 3}, "dtype in .*cfg.json' is '3'"),
         ({"metadata": []}, "metadata in the configuration of .* is"),
