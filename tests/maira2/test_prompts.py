@@ -169,6 +169,6 @@ def test_sections_that_are_part_of_the_template_are_found_in_their_own_place(pro
 def test_half_of_a_surrogate_pair_is_refused(processor, frontal, section):
     name = "findings" if section == "assistant_text" else section
     with pytest.raises(PromptError, match=f"The {name} text holds half of a surrogate pair"):
-        processor.encode(FindingsPrompt(frontal, **{section: "x\ud800"}))
+        processor.encode(replace(FindingsPrompt(frontal), **{section: "x\ud800"}))
     with pytest.raises(PromptError, match="A text holds half of a surrogate pair"):
         processor(text="x\udfff")
