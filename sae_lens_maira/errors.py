@@ -7,6 +7,20 @@ and exits with status 2. Any other exception is a bug in this package, and keeps
 from __future__ import annotations
 
 
+def printable(text: object) -> str:
+    """A text on one line, fit for a terminal: what is not printable as its escape sequence (``\\x1b``, ``\\n``)."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for character in str(text)
+    )
+
+
+def quoted(value: object, longest: int = 80) -> str:
+    """A foreign value as a message quotes it: printable, cut where it is long, between quotation marks."""
+    text = str(value)
+    return f"'{printable(text[:longest])}{'...' if len(text) > longest else ''}'"
+
+
 class UserError(ValueError):
     """An input to this package is wrong; the message says what is wrong and what to do."""
 

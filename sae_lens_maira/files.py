@@ -71,6 +71,26 @@ def to_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, indent=1) + "\n"
 
 
+def from_json(text: str | bytes) -> Any:
+    """Values of JSON that comes from elsewhere.
+
+    Raises:
+        ValueError: it is no JSON, is not UTF-8, names a key twice, or is nested deeper than can be read.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
+        raise ValueError(f"it names {twice!r} twice")
+    return values
+
+
 @contextmanager
 def exclusive(lock_path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold a lock between processes; it is released when this process ends, even if it is killed.

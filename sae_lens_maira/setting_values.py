@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from sae_lens_maira.errors import ConfigError, UserError
+from sae_lens_maira.errors import ConfigError, UserError, printable, quoted
 
 
 def convert(hint: Any, value: Any, name: str, error: type[UserError] = ConfigError) -> Any:
@@ -52,7 +52,7 @@ def unknown_name(name: str, known: Sequence[str], prefix: str = "", what: str = 
     """The error for an unknown name; it suggests similar known names."""
     close = difflib.get_close_matches(name, known, n=2)
     hint = f"; did you mean {' or '.join(prefix + match for match in close)}?" if close else "."
-    return ConfigError(f"Unknown {what} '{prefix}{name}'{hint}")
+    return ConfigError(f"Unknown {what} {quoted(prefix + name)}{hint}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -62,13 +62,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing or broken.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        values = _load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"There is no configuration '{path}'.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration '{path}' cannot be read ({error}).") from error
+        raise ConfigError(f"The configuration '{path}' cannot be read ({printable(error)}).") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"'{path}' is not valid YAML ({' '.join(str(error).split())}).") from error
+        raise ConfigError(f"'{path}' is not valid YAML ({printable(' '.join(str(error).split()))}).") from error
     if not isinstance(values, dict):
         raise ConfigError(f"'{path}' holds no settings.")
     return values
@@ -82,7 +82,7 @@ def read_value(text: str, hint: Any = Any) -> Any:
     if str in members or Path in members or any(get_origin(member) is Literal for member in members):
         return text
     try:
-        return yaml.load(text, _Loader)
+        return _load(text)
     except yaml.YAMLError:
         return text
 
@@ -118,10 +118,32 @@ def members_of(hint: Any) -> tuple[Any, ...]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, as YAML 1.2 does."""
+    """Reads 1e-3 as a number, as YAML 1.2 has it; refuses aliases, by which a few lines can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(
+                problem="aliases such as *name are not read; write the value again",
+                problem_mark=self.peek_event().start_mark,
+            )
+        return super().compose_node(parent, index)
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
+
+
+def _load(text: str) -> Any:
+    """Plain values.
+
+    Raises:
+        YAMLError: the text is no YAML, asks for more than plain values, or is nested too deeply.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except (ValueError, LookupError, AttributeError, OverflowError) as error:  # a month 13, or `!!int ""`
+        raise yaml.YAMLError(f"a value is not what its form or tag says: {error}") from error
 
 
 @cache
@@ -133,13 +155,13 @@ def _sentence(hint: Any, value: Any, name: str, problem: ValidationError) -> str
     first = problem.errors()[0]
     context = first.get("ctx", {})
     if first["type"] == "literal_error":
-        return f"{name} '{first['input']}' is unknown; choose {either(choices_of(hint))}."
+        return f"{name} {quoted(first['input'])} is unknown; choose {either(choices_of(hint))}."
     for limit, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
         if limit in context:
             return f"{name} is {value}; it must be {words} {context[limit]}."
     if get_origin(hint) is dict:
-        return f"'{name}' must be a group of settings, not '{value}'."
-    return f"{name} is '{value}'; it must be {describe_type(hint)}."
+        return f"'{name}' must be a group of settings, not {quoted(value)}."
+    return f"{name} is {quoted(value)}; it must be {describe_type(hint)}."
 
 
 def _words(hint: Any) -> str:

@@ -22,7 +22,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_origin, get
 from annotated_types import Ge, Le
 from typing_extensions import Self
 
-from sae_lens_maira.errors import ConfigError, UserError
+from sae_lens_maira.errors import ConfigError, UserError, quoted
 from sae_lens_maira.setting_values import check_names, convert, either, members_of
 
 AtLeastZero: TypeAlias = Annotated[int, Ge(0)]
@@ -163,7 +163,9 @@ def overlay(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
             same_kind = "kind" not in below or value.get("kind", below["kind"]) == below["kind"]
             result[name] = overlay(below, value) if same_kind else dict(value)
         elif isinstance(value, Mapping) and below is not None:
-            raise ConfigError(f"'{name}' is no group of settings but '{below}'; write {name}: and its settings below.")
+            raise ConfigError(
+                f"'{name}' is no group of settings but {quoted(below)}; write {name}: and its settings below."
+            )
         else:
             result[name] = value
     return result
@@ -174,7 +176,7 @@ def _build(kinds: tuple[type[Any], ...], values: Any, name: str, default: Any = 
     if isinstance(values, kinds):
         return values
     if not isinstance(values, Mapping):
-        raise ConfigError(f"'{name}' must be a group of settings, not '{values}'.")
+        raise ConfigError(f"'{name}' must be a group of settings, not {quoted(values)}.")
     if isinstance(default, Settings):
         values = overlay({name: default.to_dict()}, {name: values})[name]
     kind = _chosen(kinds, values)
@@ -199,8 +201,8 @@ def _chosen(kinds: tuple[type[Any], ...], values: Mapping[str, Any]) -> type[Any
         return kinds[0]
     by_name = {kind.kind: kind for kind in kinds}
     name = values.get("kind", kinds[0].kind)
-    if name not in by_name:
-        raise kinds[0].ERROR(f"{kinds[0].GROUP}kind '{name}' is unknown; choose {either(list(by_name))}.")
+    if not isinstance(name, str) or name not in by_name:
+        raise kinds[0].ERROR(f"{kinds[0].GROUP}kind {quoted(name)} is unknown; choose {either(list(by_name))}.")
     return by_name[name]
 
 
@@ -217,7 +219,7 @@ def _checked(setting: Setting, value: Any, error: type[UserError]) -> Any:
     if not setting.groups:
         return convert(setting.hint, value, setting.name, error)
     if not isinstance(value, setting.groups):
-        raise error(f"'{setting.name}' must be a group of settings, not '{value}'.")
+        raise error(f"'{setting.name}' must be a group of settings, not {quoted(value)}.")
     return value
 
 

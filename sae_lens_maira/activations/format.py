@@ -33,20 +33,17 @@ The file's metadata are strings: ``format``, ``version``, ``unit``, ``cache`` (a
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from sae_lens_maira.errors import CacheError
-from sae_lens_maira.files import to_json
+from sae_lens_maira.errors import CacheError, printable, quoted
+from sae_lens_maira.files import from_json, to_json
 
 FORMAT = "sae-lens-maira activations"
 VERSION = 2
 HEADER_NAME, MANIFEST_NAME, SKIPPED_NAME, UNITS_NAME = "cache.json", "manifest.json", "skipped.jsonl", "units"
-
-_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True)
@@ -83,14 +80,18 @@ def read_record(cache_path: Path, unit: int) -> UnitRecord | None:
         CacheError: the record is damaged.
     """
     path = record_path(cache_path, unit)
-    return _read(path, UnitRecord) if path.is_file() else None
+    return _read(path) if path.is_file() else None
 
 
-def _read(path: Path, kind: type[_Record]) -> _Record:
+def _read(path: Path) -> UnitRecord:
     try:
-        return kind(**json.loads(path.read_text(encoding="utf-8")))
+        record = UnitRecord(**from_json(path.read_bytes()))
     except (ValueError, TypeError) as error:
-        raise CacheError(f"'{path}' is damaged ({error}); delete it and run caching again.") from error
+        raise CacheError(f"'{path}' is damaged ({printable(error)}); delete it and run caching again.") from error
+    for name, value in asdict(record).items():
+        if not isinstance(value, str if name == "sha256" else int):
+            raise CacheError(f"'{path}' is damaged ({name} is {quoted(value)}); delete it and run caching again.")
+    return record
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -101,9 +102,11 @@ def read_json(path: Path) -> dict[str, Any]:
         CacheError: it is damaged, or of another version.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CacheError(f"'{path}' is damaged ({error}).") from error
+        values = from_json(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError) as error:
+        raise CacheError(f"'{path}' is damaged ({printable(error)}); make the cache again.") from error
     if not isinstance(values, dict):
         raise CacheError(f"'{path}' is damaged: it holds no object.")
     check_version(values, path)
@@ -120,7 +123,8 @@ def check_version(values: Mapping[str, Any], path: Path) -> None:
         raise CacheError(f"'{path}' is no file of a cache of activations.")
     if str(values.get("version")) != str(VERSION):
         raise CacheError(
-            f"'{path}' has version {values.get('version')} of the format, but this package reads version {VERSION}."
+            f"'{path}' has version {printable(values.get('version'))} of the format, but this package reads version "
+            f"{VERSION}."
         )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from sae_lens_maira.activations.config import WriteConfig
 from sae_lens_maira.activations.format import FORMAT, HEADER_NAME, VERSION, read_json
-from sae_lens_maira.errors import CacheError, CacheMismatch, CacheNotFound
+from sae_lens_maira.errors import CacheError, CacheMismatch, CacheNotFound, quoted
 from sae_lens_maira.hooked.identity import describe_model
+from sae_lens_maira.settings import DtypeName
 
 if TYPE_CHECKING:
     from sae_lens_maira.hooked import HookedVisionLanguageModel
@@ -53,7 +54,30 @@ def read_header(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(header.get("identity"), dict) or not isinstance(header.get("about"), dict):
         raise CacheError(f"'{path / HEADER_NAME}' is damaged: identity or about is missing.")
+    _check_identity(path / HEADER_NAME, header["identity"])
     return header
+
+
+def _check_identity(path: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse what a cache cannot be read with.
+
+    Raises:
+        CacheError: naming the entry.
+    """
+    hook_names = identity.get("hook_names")
+    sound = {name: _is_count(identity.get(name)) for name in ("n_studies", "unit_size", "d_in", "context_size")}
+    sound["context_size"] |= identity.get("context_size") is None
+    sound["dtype"] = identity.get("dtype") in get_args(DtypeName)
+    is_list = isinstance(hook_names, list) and all(isinstance(name, str) for name in hook_names)
+    sound["hook_names"] = is_list and bool(hook_names)
+    sound["source"] = isinstance(identity.get("source"), Mapping)
+    for name, is_sound in sound.items():
+        if not is_sound:
+            raise CacheError(f"'{path}' is damaged: {name} is {quoted(identity.get(name))}; make the cache again.")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def check_same(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

@@ -59,6 +59,9 @@ class ActivationCache:
                 f"The cache '{path}' is not finished: {n_done} of {n_units} units are done; run `sae-lens-maira cache` "
                 "again, or merge its shards."
             ) from None
+        counts = [manifest.get(name) for name in ("n_tokens", "n_studies")]
+        if not all(isinstance(count, int) for count in counts) or not isinstance(manifest.get("units"), list):
+            raise CacheError(f"'{path / MANIFEST_NAME}' is damaged; delete it and run `sae-lens-maira cache` again.")
         return cls(path, header, manifest)
 
     def units(self) -> Iterator[MappedUnit]:

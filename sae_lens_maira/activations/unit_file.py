@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from sae_lens_maira.activations.block import Block, BlockStudy, SkippedStudy
 from sae_lens_maira.activations.format import FORMAT, VERSION, UnitRecord, check_version, record_path, unit_path
-from sae_lens_maira.errors import CacheError
-from sae_lens_maira.files import replacing, to_json, write_text
+from sae_lens_maira.errors import CacheError, printable
+from sae_lens_maira.files import from_json, replacing, to_json, write_text
 
 NORMS_PREFIX = "norms."
 _SAFETENSORS_NAMES = {
@@ -131,26 +132,32 @@ def read_contents(path: Path) -> UnitContents:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, path.stat().st_size)))
+            size = path.stat().st_size
+            header = from_json(file.read(min(length, size)))
         metadata = header.pop("__metadata__")
         check_version(metadata, path)
-        tensors = {
-            name: (_DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
-            for name, entry in header.items()
-        }
-        return UnitContents(
-            int(metadata["unit"]),
-            metadata["cache"],
-            [BlockStudy(**study) for study in json.loads(metadata["studies"])],
-            [SkippedStudy(**study) for study in json.loads(metadata["skipped"])],
-            tensors,
-        )
+        tensors = {name: _read_entry(entry, 8 + length) for name, entry in header.items()}
+        studies = [BlockStudy(**study) for study in from_json(metadata["studies"])]
+        skipped = [SkippedStudy(**study) for study in from_json(metadata["skipped"])]
+        if not all(isinstance(number, int) for study in studies for number in (study.index, study.n_tokens)):
+            raise ValueError("a study has no number")
+        return UnitContents(int(metadata["unit"]), metadata["cache"], studies, skipped, tensors)
     except CacheError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
         raise CacheError(
-            f"'{path}' is missing or damaged ({error}); delete it and its .json and run caching again."
+            f"'{path}' is missing or damaged ({printable(error)}); delete it and its .json and run caching again."
         ) from error
+
+
+def _read_entry(entry: dict[str, Any], start: int) -> tuple[torch.dtype, tuple[int, ...], int]:
+    dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+    first, stop = entry["data_offsets"]
+    if not all(isinstance(number, int) and number >= 0 for number in (*shape, first, stop)):
+        raise ValueError("a tensor's shape or place is no whole number")
+    if stop - first != math.prod(shape) * dtype.itemsize:
+        raise ValueError("a tensor's shape does not fit its place")
+    return dtype, shape, start + first
 
 
 class MappedUnit:

@@ -18,7 +18,7 @@ from sae_lens_maira.cli.report import report
 from sae_lens_maira.cli.studies import studies
 from sae_lens_maira.cli.train import train
 from sae_lens_maira.cli.view import view
-from sae_lens_maira.errors import UserError
+from sae_lens_maira.errors import UserError, printable
 from sae_lens_maira.setting_values import unknown_name
 
 VERBS: dict[str, tuple[Callable[..., None], str]] = {
@@ -43,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(given)
     except UserError as error:
-        sys.stderr.write(f"sae-lens-maira: {error}\n")
+        sys.stderr.write(f"sae-lens-maira: {printable(error)}\n")
         return 2
     except KeyboardInterrupt as error:
-        sys.stderr.write(f"sae-lens-maira: {error}\n" if str(error) else "sae-lens-maira: interrupted\n")
+        sys.stderr.write(f"sae-lens-maira: {printable(error)}\n" if str(error) else "sae-lens-maira: interrupted\n")
         return 130
     return 0
 

@@ -17,7 +17,8 @@ labels                  an object from concept to ``present``, ``uncertain`` or 
 shareable               ``true`` if images and text may leave the machine; otherwise they may not
 ======================  ================================================================================
 
-Paths are relative to the table. Images are opened when they are needed.
+Paths are relative to the table. Images are opened when they are needed. Tables are UTF-8, and every row of a CSV has a
+value for every column of its header; anything else is refused with its line, because a guess would lose studies.
 
 PadChest-GR has one JSON record per study with a list of findings: each an English sentence, its labels, and boxes that
 show where it can be seen. Join the sentences to ``findings``, let ``labels`` hold each label as present, name the image
@@ -26,17 +27,20 @@ in ``frontal``, and write one line per study. Boxes have no column, because trai
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
+import math
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from sae_lens_maira.data.delimited import read_delimited
 from sae_lens_maira.data.source import StudySource
-from sae_lens_maira.data.study import SECTIONS, VIEWS, Change, FileImage, Label, Presence, Study, View
-from sae_lens_maira.errors import ManifestError
+from sae_lens_maira.data.study import SECTIONS, VIEWS, Change, FileImage, Label, Presence, Study, View, find_unwritable
+from sae_lens_maira.errors import ManifestError, printable, quoted
+from sae_lens_maira.files import from_json
 
 _COLUMNS = {"study_id", "patient_id", "view", "acquired_at", "labels", "shareable", *VIEWS, *SECTIONS}
 
@@ -78,7 +82,7 @@ def read_manifest(path: Path) -> list[Study]:
         where = f"'{path}' {'row' if path.suffix == '.parquet' else 'line'} {line}"
         study = _study(values, path, where)
         if study.study_id in seen:
-            raise ManifestError(f"{where}: the study '{study.study_id}' was given before.")
+            raise ManifestError(f"{where}: the study {quoted(study.study_id)} was given before.")
         seen.add(study.study_id)
         studies.append(study)
     if not studies:
@@ -90,17 +94,17 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Numbers (lines of a text, rows of a Parquet file, both from 1) and values."""
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
-        return
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        if path.suffix == ".csv":
-            for values in (reader := csv.DictReader(file)):
-                yield reader.line_num, values
-        elif path.suffix in {".jsonl", ".ndjson"}:
+    elif path.suffix == ".csv":
+        with path.open("rb") as file:
+            yield from read_delimited(file, path, error=ManifestError)
+    elif path.suffix in {".jsonl", ".ndjson"}:
+        with path.open("rb") as file:
             for line, text in enumerate(file, start=1):
-                if text.strip():
-                    yield line, _object(text, path, line)
-        else:
-            raise ManifestError(f"The manifest '{path}' must be a .csv, .jsonl or .parquet file.")
+                content = text.removeprefix(BOM_UTF8) if line == 1 else text
+                if content.strip():
+                    yield line, _object(content, path, line)
+    else:
+        raise ManifestError(f"The manifest '{path}' must be a .csv, .jsonl or .parquet file.")
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -109,20 +113,31 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            names = list(file.schema_arrow.names)
+            if len(set(names)) < len(names):
+                raise ManifestError(
+                    f"'{path}' has a column twice; its columns are {quoted(', '.join(names), 400)[1:-1]}."
+                )
             number = 0
             for batch in file.iter_batches(1024):
                 for values in batch.to_pylist():
                     number += 1
                     yield number, values
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise ManifestError(f"'{path}' is no Parquet file ({error}).") from error
+    except ManifestError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, LookupError, TypeError) as error:
+        raise ManifestError(f"'{path}' is no Parquet file ({printable(error)}).") from error
 
 
-def _object(text: str, path: Path, line: int) -> Mapping[str, Any]:
+def _object(text: bytes, path: Path, line: int) -> Mapping[str, Any]:
     try:
-        values = json.loads(text)
+        values = from_json(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            f"'{path}' line {line} is not UTF-8 (byte 0x{text[error.start]:02x}); save the table as UTF-8."
+        ) from error
     except ValueError as error:
-        raise ManifestError(f"'{path}' line {line} is not valid JSON ({error}).") from error
+        raise ManifestError(f"'{path}' line {line} is not valid JSON ({printable(error)}).") from error
     if not isinstance(values, dict):
         raise ManifestError(f"'{path}' line {line} holds no JSON object.")
     return values
@@ -131,17 +146,22 @@ def _object(text: str, path: Path, line: int) -> Mapping[str, Any]:
 def _study(values: Mapping[str, Any], path: Path, where: str) -> Study:
     unknown = sorted(str(name) for name in values if name not in _COLUMNS)
     if unknown:
-        raise ManifestError(f"{where}: unknown column {', '.join(unknown)}; there are {', '.join(sorted(_COLUMNS))}.")
+        raise ManifestError(
+            f"{where}: unknown column {quoted(', '.join(unknown), 200)[1:-1]}; there are {', '.join(sorted(_COLUMNS))}."
+        )
     labels = _labels(values.get("labels"), where)
-    given = {name: str(value).strip() for name, value in values.items() if value is not None and str(value).strip()}
+    given = {
+        name: text for name, value in values.items() if name != "labels" and (text := _text(name, value, where).strip())
+    }
+    _check_characters({**given, **{f"label {name}": name for name in labels}}, where)
     for name in ("study_id", "frontal"):
         if name not in given:
             raise ManifestError(f"{where}: {name} is missing.")
     images: dict[View, FileImage | None] = {}
     for name in VIEWS:
         image_path = path.parent / given[name] if name in given else None
-        if image_path is not None and not image_path.is_file():
-            raise ManifestError(f"{where}: the {name} image '{image_path}' does not exist.")
+        if image_path is not None and not _is_file(image_path):
+            raise ManifestError(f"{where}: the {name} image {quoted(image_path, 500)} does not exist.")
         images[name] = None if image_path is None else FileImage(image_path)
     if "prior_report" in given and images["prior_frontal"] is None:
         raise ManifestError(
@@ -149,13 +169,15 @@ def _study(values: Mapping[str, Any], path: Path, where: str) -> Study:
         )
     view = given.get("view")
     if view not in (None, "PA", "AP"):
-        raise ManifestError(f"{where}: view is '{view}', not PA or AP.")
+        raise ManifestError(f"{where}: view is {quoted(view)}, not PA or AP.")
     frontal = images["frontal"]
     assert frontal is not None
     try:
         acquired_at = datetime.fromisoformat(given["acquired_at"]) if "acquired_at" in given else None
     except ValueError as error:
-        raise ManifestError(f"{where}: acquired_at is '{given['acquired_at']}', not as 2024-05-31T10:15:00.") from error
+        raise ManifestError(
+            f"{where}: acquired_at is {quoted(given['acquired_at'])}, not as 2024-05-31T10:15:00."
+        ) from error
     return Study(
         study_id=given["study_id"],
         patient_id=given.get("patient_id", given["study_id"]),
@@ -174,13 +196,40 @@ def _study(values: Mapping[str, Any], path: Path, where: str) -> Study:
     )
 
 
+def _text(name: str, value: object, where: str) -> str:
+    """A cell as text; empty where there is nothing, which tables also write as NaN."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, dict | list | tuple | bytes):
+        raise ManifestError(f"{where}: {name} is {quoted(value)}, not a text.")
+    return str(value)
+
+
+def _check_characters(texts: Mapping[str, str], where: str) -> None:
+    for name, text in texts.items():
+        wrong = "\0" if "\0" in text else find_unwritable(text)
+        if wrong is not None:
+            study = quoted(texts.get("study_id", "without an id"))
+            raise ManifestError(
+                f"{where}: {printable(name)} of the study {study} holds {printable(wrong)}, which is no character of a "
+                "text; remove it."
+            )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, or a folder that must not be read
+        return False
+
+
 def _labels(value: object, where: str) -> dict[str, Label]:
-    if value is None or value == "":
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return {}
     try:
-        found = json.loads(value) if isinstance(value, str) else value
+        found = from_json(value) if isinstance(value, str) else value
     except ValueError as error:
-        raise ManifestError(f"{where}: labels are not valid JSON ({error}).") from error
+        raise ManifestError(f"{where}: labels are not valid JSON ({printable(error)}).") from error
     if isinstance(found, list) and all(isinstance(entry, tuple) for entry in found):
         found = dict(found)  # a Parquet map
     if not isinstance(found, dict):
@@ -190,7 +239,9 @@ def _labels(value: object, where: str) -> dict[str, Label]:
 
 def _label(name: object, entry: object, where: str) -> Label:
     presence, change = entry if isinstance(entry, list | tuple) and len(entry) == 2 else (entry, None)
-    if presence not in get_args(Presence) or (change is not None and change not in get_args(Change)):
+    is_known = presence in get_args(Presence) and (change is None or change in get_args(Change))
+    if not is_known:
         known = f"{', '.join(get_args(Presence))}, with {', '.join(get_args(Change))} or nothing"
-        raise ManifestError(f"{where}: the label of '{name}' is {json.dumps(entry)}; it can be {known}.")
+        shown = printable(json.dumps(entry, default=str))[:80]
+        raise ManifestError(f"{where}: the label of {quoted(name)} is {shown}; it can be {known}.")
     return Label(cast(Presence, presence), cast("Change | None", change))

@@ -20,11 +20,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from errno import EINVAL
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -36,10 +39,12 @@ from sae_lens_maira.data.mimic_tables import ImageRow, ListedStudy, find_table, 
 from sae_lens_maira.data.sections import ReportSections, parse_sections
 from sae_lens_maira.data.source import MimicCxrConfig, StudySource
 from sae_lens_maira.data.study import FileImage, Label, Study
-from sae_lens_maira.errors import SourceError
+from sae_lens_maira.errors import SourceError, printable
 
 logger = logging.getLogger(__name__)
 
+_ZIP_ERRORS = (BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, ValueError, struct.error, zlib.error)
+_LARGEST_REPORT = 1 << 20
 _ZIP = "mimic-cxr-reports.zip"
 _N_READERS = 16  # threads that read reports and file sizes; most of their time is spent waiting for the disk
 
@@ -196,17 +201,32 @@ class ReportZip:
         if self._zip is None:
             try:
                 self._zip = ZipFile(self._path)
-            except (BadZipFile, OSError) as error:
-                raise SourceError(f"'{self._path}' is not a complete zip archive ({error}).") from error
+            except _ZIP_ERRORS as error:
+                raise SourceError(f"'{self._path}' is not a complete zip archive ({printable(error)}).") from error
         return self._zip
 
     def read(self, subject_id: str, study_id: str) -> str | None:
-        """A study's report; None if there is none."""
+        """A study's report; None if there is none.
+
+        Raises:
+            SourceError: the archive is damaged.
+        """
+        name = f"files/{_patient_folder(subject_id)}/s{study_id}.txt"
+        archive = self.open()
         try:
-            name = f"files/{_patient_folder(subject_id)}/s{study_id}.txt"
-            return self.open().read(name).decode("utf-8", errors="replace")
+            n_bytes = archive.getinfo(name).file_size
         except KeyError:
             return None
+        if n_bytes > _LARGEST_REPORT:
+            raise SourceError(f"'{name}' in '{self._path}' has {n_bytes} bytes; no report is that long.")
+        try:
+            return archive.read(name).decode("utf-8", errors="replace")
+        except _ZIP_ERRORS as error:
+            if isinstance(error, OSError) and error.errno not in (None, EINVAL):
+                raise  # the disk's trouble, not the archive's
+            raise SourceError(
+                f"'{name}' in '{self._path}' is damaged ({printable(error)}); download the archive again."
+            ) from error
 
 
 def open_reports(images_path: Path, path: Path | None) -> ReportFolder | ReportZip:

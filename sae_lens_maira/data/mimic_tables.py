@@ -12,17 +12,18 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, cast
 
+from sae_lens_maira.data.delimited import read_delimited
 from sae_lens_maira.data.study import Label
-from sae_lens_maira.errors import SourceError
+from sae_lens_maira.errors import SourceError, printable, quoted
 
 ViewPosition = Literal["PA", "AP", "lateral"]
 _VIEW_POSITIONS: dict[str, ViewPosition] = {
@@ -63,21 +64,18 @@ def find_table(folder: Path, name: str) -> Path | None:
     return max(found, key=lambda path: path.name.split(".csv")[0], default=None)
 
 
-def read_table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
-    """The rows of a table.
+def read_table(path: Path, columns: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a table, each with what to call it in a message: its file and line.
 
     Raises:
-        SourceError: it lacks a column, or cannot be read.
+        SourceError: it lacks a column, a row is damaged, or it cannot be read.
     """
     try:
-        with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            missing = sorted(set(columns) - set(reader.fieldnames or ()))
-            if missing:
-                raise SourceError(f"'{path}' lacks the column {', '.join(missing)}.")
-            yield from reader
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"'{path}' cannot be read as a table ({error}).") from error
+        with path.open("rb") as stored, gzip.open(stored) if path.suffix == ".gz" else stored as file:
+            for line, row in read_delimited(cast(BinaryIO, file), path, columns):
+                yield f"'{path}' line {line}", row
+    except (OSError, EOFError, zlib.error) as error:
+        raise SourceError(f"'{path}' cannot be read as a table ({printable(error)}); download it again.") from error
 
 
 def read_metadata(path: Path) -> list[ListedStudy]:
@@ -88,10 +86,11 @@ def read_metadata(path: Path) -> list[ListedStudy]:
     """
     studies: dict[str, ListedStudy] = {}
     needed = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime")
-    for row in read_table(path, needed):
+    for where, row in read_table(path, needed):
         subject_id, study_id, dicom_id = row["subject_id"], row["study_id"], row["dicom_id"]
         if not (_ID.fullmatch(subject_id) and _ID.fullmatch(study_id) and _DICOM_ID.fullmatch(dicom_id)):
-            raise SourceError(f"'{path}' holds a malformed id: {subject_id!r}, {study_id!r}, {dicom_id!r}.")
+            ids = ", ".join(map(quoted, (subject_id, study_id, dicom_id)))
+            raise SourceError(f"{where} holds a malformed id: {ids}.")
         if study_id not in studies:
             acquired_at = parse_time(row["StudyDate"], row["StudyTime"])
             studies[study_id] = ListedStudy(subject_id, study_id, acquired_at, [])
@@ -104,16 +103,21 @@ def read_metadata(path: Path) -> list[ListedStudy]:
 
 def read_split(path: Path, split: str) -> set[str]:
     """Ids of the studies in a split."""
-    return {row["study_id"] for row in read_table(path, ("study_id", "split")) if row["split"] == split}
+    return {row["study_id"] for _, row in read_table(path, ("study_id", "split")) if row["split"] == split}
 
 
 def read_labels(path: Path) -> dict[str, dict[str, Label]]:
     """The labels of each study's report; findings that it does not mention are left out.
 
     Raises:
-        SourceError: a value is not 1, 0, -1 or empty.
+        SourceError: a value is not 1, 0, -1 or empty, or a study is given twice.
     """
-    return {row["study_id"]: _labels(row, path) for row in read_table(path, ("study_id",))}
+    labels: dict[str, dict[str, Label]] = {}
+    for where, row in read_table(path, ("study_id",)):
+        if row["study_id"] in labels:
+            raise SourceError(f"{where}: the study {quoted(row['study_id'])} was given before.")
+        labels[row["study_id"]] = _labels(row, where)
+    return labels
 
 
 def parse_time(date: str, time: str) -> datetime | None:
@@ -125,7 +129,7 @@ def parse_time(date: str, time: str) -> datetime | None:
         return None
 
 
-def _labels(row: Mapping[str, str], path: Path) -> dict[str, Label]:
+def _labels(row: Mapping[str, str], where: str) -> dict[str, Label]:
     labels = {}
     for name, value in row.items():
         if name in ("subject_id", "study_id", "dicom_id") or not value:
@@ -134,6 +138,7 @@ def _labels(row: Mapping[str, str], path: Path) -> dict[str, Label]:
             labels[name] = _LABELS[float(value)]
         except (KeyError, ValueError) as error:
             raise SourceError(
-                f"'{path}' says '{value}' of {name}, study {row['study_id']}; use 1, 0, -1 or nothing."
+                f"{where} says {quoted(value)} of {printable(name)}, study {printable(row['study_id'])}; use 1, 0, -1 "
+                "or nothing."
             ) from error
     return labels

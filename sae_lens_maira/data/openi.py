@@ -13,7 +13,6 @@ commercial; so studies are not shareable unless ``shareable: true`` says so.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
@@ -21,6 +20,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal, Protocol
 
+from sae_lens_maira.data.delimited import read_delimited
 from sae_lens_maira.data.openi_images import find_images, image_key
 from sae_lens_maira.data.openi_reports import (
     OpeniReport,
@@ -31,7 +31,7 @@ from sae_lens_maira.data.openi_reports import (
 )
 from sae_lens_maira.data.source import OpeniConfig, StudySource
 from sae_lens_maira.data.study import LazyImage, Study
-from sae_lens_maira.errors import SourceError
+from sae_lens_maira.errors import SourceError, quoted
 
 _PROJECTIONS = "indiana_projections.csv"
 
@@ -65,6 +65,7 @@ class OpeniSource(StudySource):
         for name, xml in sorted(read_reports(path)):
             digest.update(json.dumps([name, hashlib.sha256(xml).hexdigest()]).encode())
             reports.append(parse_openi_report(xml, name))
+        _check_ids(reports, path)
         folder = Path(config.images) if config.images is not None else path if path.is_dir() else None
         keys = {image_key(name) for report in reports for name in report.image_ids}
         self._images = {} if folder is None else find_images(folder, keys)
@@ -136,17 +137,21 @@ class OpeniSource(StudySource):
         return self._drawer.draw(report, "frontal"), self._drawer.draw(report, "lateral") if has_lateral else None
 
 
+def _check_ids(reports: list[OpeniReport], path: Path) -> None:
+    counts = Counter(report.report_id for report in reports)
+    twice = next((report_id for report_id, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise SourceError(f"'{path}' holds {counts[twice]} reports with the id {quoted(twice)}; remove all but one.")
+
+
 def _laterals(path: Path) -> set[str] | None:
     """Keys of the images that a table of projections calls lateral; None without a table."""
     table = path / _PROJECTIONS if path.is_dir() else path.parent / _PROJECTIONS
     if not table.is_file():
         return None
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    try:
-        return {image_key(row["filename"]) for row in rows if row["projection"].strip().lower() == "lateral"}
-    except KeyError as error:
-        raise SourceError(f"'{table}' has no column {error}.") from error
+    with table.open("rb") as file:
+        rows = [row for _, row in read_delimited(file, table, ("filename", "projection"))]
+    return {image_key(row["filename"]) for row in rows if row["projection"].strip().lower() == "lateral"}
 
 
 def _view(caption: str) -> Literal["PA", "AP"] | None:

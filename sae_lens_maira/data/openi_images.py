@@ -14,22 +14,19 @@ larger than any image.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import logging
 import re
 import shutil
 import tarfile
-import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from tqdm.auto import tqdm
-
+from sae_lens_maira.data.archives import DamagedArchive, check_end, is_gzip, read_members
 from sae_lens_maira.data.study import FileImage, LazyImage
 from sae_lens_maira.errors import SourceError
 from sae_lens_maira.files import default_cache_path
@@ -85,18 +82,18 @@ def find_images(path: Path, keys: Collection[str]) -> dict[str, tuple[LazyImage,
         return {image_key(file.name): (FileImage(file), file.stat().st_size) for file in files}
     if not path.is_file():
         raise SourceError(f"There are no Open-i images '{path}'.")
-    with path.open("rb") as file:
-        is_gzip = file.read(2) == b"\x1f\x8b"
-    if is_gzip:
+    if is_gzip(path):
         return {key: (FileImage(file), file.stat().st_size) for key, file in _unpacked(path, keys).items()}
     try:
-        with tarfile.open(path, "r:") as archive:
-            return {
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            found: dict[str, tuple[LazyImage, int]] = {
                 image_key(Path(member.name).name): (TarImage(path, member.offset_data, member.size), member.size)
                 for member in archive
                 if member.isfile() and _is_image(Path(member.name).name, keys)
             }
-    except tarfile.TarError as error:
+            check_end(file, archive.offset)
+            return found
+    except (tarfile.TarError, DamagedArchive, EOFError, OSError, ValueError, RecursionError) as error:
         raise SourceError(f"'{path}' is neither a folder of images nor a .tar or .tgz of them ({error}).") from error
 
 
@@ -133,8 +130,10 @@ def _unpack(archive: Path, folder: Path, keys: Collection[str]) -> dict[str, str
     """Write the images that are missing; returns the file names of all images, by key."""
     found: dict[str, str] = {}
 
-    def is_missing(name: str, n_bytes: int) -> bool:
-        if not _is_image(name, keys) or image_key(name) in found:
+    def is_missing(path: str, n_bytes: int) -> bool:
+        name, folders = PurePosixPath(path).name, PurePosixPath(path).parts
+        leads_out = path.startswith("/") or ".." in folders
+        if leads_out or not _is_image(name, keys) or image_key(name) in found:
             return False
         if n_bytes > _LARGEST_IMAGE:
             raise SourceError(f"'{name}' in '{archive}' has {n_bytes} bytes; no Open-i image is larger than 64 MiB.")
@@ -143,48 +142,12 @@ def _unpack(archive: Path, folder: Path, keys: Collection[str]) -> dict[str, str
         return not (file.is_file() and file.stat().st_size == n_bytes)
 
     try:
-        for name, content in _read_members(archive, is_missing):
-            _write(folder / found[image_key(name)], content)
-    except _DamagedError as error:
+        for path, content in read_members(archive, is_missing, "unpacking images"):
+            _write(folder / found[image_key(PurePosixPath(path).name)], content)
+    except DamagedArchive as error:
         shutil.rmtree(folder, ignore_errors=True)  # files from a damaged archive may be damaged too
         raise SourceError(f"'{archive}' is not a complete .tgz of images ({error}); download it again.") from error
     return found
-
-
-class _DamagedError(Exception):
-    """An archive cannot be read to its end."""
-
-
-def _read_members(archive: Path, is_wanted: Callable[[str, int], bool]) -> Iterator[tuple[str, bytes]]:
-    """File names and contents of a compressed archive's regular files, in one pass to its very end.
-
-    Files whose path leads out of the archive (``../x``, ``/x``) are skipped.
-
-    Args:
-        archive: compressed with gzip.
-        is_wanted: says by name and size in bytes which files to yield.
-    """
-    size = archive.stat().st_size
-    try:
-        with (
-            archive.open("rb") as compressed,
-            gzip.GzipFile(fileobj=compressed, mode="rb") as stream,
-            tqdm(total=size, desc="unpacking images", unit="B", unit_scale=True) as bar,
-        ):
-            with tarfile.open(fileobj=stream, mode="r|") as members:
-                for member in members:
-                    path = PurePosixPath(member.name)
-                    is_plain = member.isfile() and not path.is_absolute() and ".." not in path.parts
-                    if is_plain and is_wanted(path.name, member.size):
-                        content = members.extractfile(member)
-                        assert content is not None
-                        yield path.name, content.read()
-                    bar.update(compressed.tell() - bar.n)
-            while stream.read(1 << 20):
-                pass
-            bar.update(compressed.tell() - bar.n)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise _DamagedError(error) from error
 
 
 def _write(path: Path, content: bytes) -> None:

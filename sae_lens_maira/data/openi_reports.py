@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from sae_lens_maira.data.archives import DamagedArchive, read_members
 from sae_lens_maira.data.study import Label
-from sae_lens_maira.errors import SourceError
+from sae_lens_maira.errors import SourceError, printable, quoted
 
 _LARGEST_REPORT = 1 << 20
 _SECTIONS = ("indication", "comparison", "findings", "impression")
@@ -87,15 +87,19 @@ def read_reports(path: Path) -> Iterator[tuple[str, bytes]]:
         return
     if not path.is_file():
         raise SourceError(f"There is no folder or archive of Open-i reports '{path}'.")
+
+    def is_report(name: str, n_bytes: int) -> bool:
+        if name.endswith(".xml"):
+            _check_size(name, n_bytes, path)
+        return name.endswith(".xml")
+
     try:
-        with tarfile.open(path, "r:*") as archive:
-            for member in archive:
-                file = archive.extractfile(member) if member.isfile() and member.name.endswith(".xml") else None
-                if file is not None:
-                    _check_size(member.name, member.size, path)
-                    yield Path(member.name).name, file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise SourceError(f"'{path}' is not a complete archive of Open-i reports ({error}).") from error
+        for name, xml in read_members(path, is_report):
+            yield Path(name).name, xml
+    except DamagedArchive as error:
+        raise SourceError(
+            f"'{path}' is not a complete archive of Open-i reports ({printable(error)}); download it again."
+        ) from error
 
 
 def parse_openi_report(xml: bytes, name: str = "report") -> OpeniReport:
@@ -143,14 +147,18 @@ def _parse(xml: bytes, name: str) -> Element:
     parser.CharacterDataHandler = builder.data
     try:
         parser.Parse(xml, True)
-    except expat.ExpatError as error:
-        raise SourceError(f"'{name}' is not valid XML ({error}).") from error
+    except SourceError:
+        raise
+    except (expat.ExpatError, LookupError, ValueError) as error:  # an unknown encoding is one of the last two
+        raise SourceError(f"'{name}' is not valid XML ({printable(error)}).") from error
     return builder.close()
 
 
 def _check_size(name: str, size: int, path: Path) -> None:
     if size > _LARGEST_REPORT:
-        raise SourceError(f"'{name}' in '{path}' has {size} bytes; no Open-i report is larger than {_LARGEST_REPORT}.")
+        raise SourceError(
+            f"{quoted(name)} in '{path}' has {size} bytes; no Open-i report is larger than {_LARGEST_REPORT}."
+        )
 
 
 def _text(element: Element) -> str:

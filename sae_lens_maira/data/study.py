@@ -11,6 +11,7 @@ opened.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,6 +30,9 @@ VIEWS: tuple[View, ...] = get_args(View)
 SectionName = Literal["indication", "technique", "comparison", "prior_report", "findings"]
 SECTIONS: tuple[SectionName, ...] = get_args(SectionName)
 """Names of a study's texts, in the order in which a prompt shows them."""
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TokenKind(IntEnum):
@@ -177,3 +181,16 @@ class Study:
     def texts(self) -> dict[SectionName, str]:
         """The sections that the study has and that are not empty, in the order of :data:`SECTIONS`."""
         return {name: text for name in SECTIONS if (text := getattr(self, name))}
+
+    @property
+    def unwritable(self) -> str | None:
+        """The first of its texts or ids that cannot be written as UTF-8, by name; None if all can."""
+        texts = {"study_id": self.study_id, "patient_id": self.patient_id, **self.texts}
+        texts |= dict.fromkeys(("name of a label",), "".join(self.labels))
+        return next((name for name, text in texts.items() if find_unwritable(text) is not None), None)
+
+
+def find_unwritable(text: str) -> str | None:
+    """The first half of a surrogate pair that stands alone: JSON and Python allow it in a text, UTF-8 does not."""
+    found = _SURROGATE.search(text)
+    return None if found is None else found[0]

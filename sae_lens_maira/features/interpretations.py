@@ -7,7 +7,6 @@ name; if there is no column of features or of texts, the error lists the columns
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -15,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sae_lens_maira.errors import SaeFormatError
+from sae_lens_maira.data.delimited import read_delimited
+from sae_lens_maira.data.study import find_unwritable
+from sae_lens_maira.errors import SaeFormatError, printable, quoted
+from sae_lens_maira.files import from_json
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 FEATURE_NAMES = (
@@ -57,32 +59,37 @@ def read_interpretations(path: str | Path, n_features: int | None = None) -> lis
         n_features: when given, features must be below it.
 
     Raises:
-        SaeFormatError: the file is not such a table; the message says what was found instead.
+        SaeFormatError: the table is damaged, or a row has no whole number of a feature, no finite score, or a feature
+            that was described before; the message names file and row.
     """
     path = Path(path)
-    if not path.exists():
-        raise SaeFormatError(f"{path} does not exist.")
+    if not path.is_file():
+        raise SaeFormatError(f"There is no table of interpretations '{path}'.")
     records = _read_records(path)
     if not records:
         raise SaeFormatError(f"{path} holds no rows.")
-    columns = sorted({str(name) for record in records for name in record})
+    columns = sorted({str(name) for record in records for name in record.values})
     feature, text = (_column(columns, names) for names in (FEATURE_NAMES, TEXT_NAMES))
     score = _column([name for name in columns if name not in (feature, text)], SCORE_NAMES)
     if feature is None or text is None:
         missing = "feature" if feature is None else "text"
-        raise SaeFormatError(f"No {missing} column was recognized in {path}; its columns are {', '.join(columns)}.")
-    rows = [
-        Interpretation(
-            _feature(record.get(feature), path), str(record[text]), _score(record.get(score) if score else None)
-        )
-        for record in records
-        if record.get(text) not in (None, "")
-    ]
-    if n_features is not None:
-        outside = [row.feature for row in rows if not 0 <= row.feature < n_features]
-        if outside:
-            raise SaeFormatError(f"{path} describes feature {outside[0]}, but the SAE has {n_features}.")
-    return sorted(rows, key=lambda row: row.feature)
+        listed = quoted(", ".join(columns), 400)[1:-1]
+        raise SaeFormatError(f"No {missing} column was recognized in {path}; its columns are {listed}.")
+    rows: dict[int, Interpretation] = {}
+    for record in records:
+        words = record.values.get(text)
+        if words in (None, ""):
+            continue
+        number = _feature(record.values.get(feature), record.where)
+        if n_features is not None and number >= n_features:
+            raise SaeFormatError(f"{record.where} describes feature {number}, but the SAE has {n_features}.")
+        if number in rows:
+            raise SaeFormatError(f"{record.where} describes feature {number}, which was described before; keep one.")
+        if not isinstance(words, str) or find_unwritable(words) is not None:
+            raise SaeFormatError(f"{record.where}: the text of feature {number} is {quoted(words)}, which is no text.")
+        given = record.values.get(score) if score else None
+        rows[number] = Interpretation(number, words, _score(given, f"{record.where}: {quoted(score)}"))
+    return sorted(rows.values(), key=lambda row: row.feature)
 
 
 def write_interpretations(rows: Sequence[Interpretation], path: str | Path) -> Path:
@@ -95,30 +102,65 @@ def write_interpretations(rows: Sequence[Interpretation], path: str | Path) -> P
     return path
 
 
-def _read_records(path: Path) -> list[dict[str, Any]]:
-    try:
-        if path.suffix in (".csv", ".tsv"):
-            with path.open(newline="", encoding="utf-8") as file:
-                return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
-        if path.suffix == ".parquet":
-            import pyarrow.parquet
+@dataclass(frozen=True)
+class _Record:
+    """One row, and what to call it in a message."""
 
-            return pyarrow.parquet.read_table(path).to_pylist()
-        if path.suffix == ".jsonl":
-            found: Any = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        elif path.suffix == ".json":
-            found = json.loads(path.read_text(encoding="utf-8"))
-        else:
-            raise SaeFormatError(f"{path} is not a table ({', '.join(TABLE_SUFFIXES)}).")
-    except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
-        raise SaeFormatError(f"{path} could not be read as {path.suffix[1:]}.") from error
+    where: str
+    values: dict[str, Any]
+
+
+def _read_records(path: Path) -> list[_Record]:
+    kind = path.suffix
+    if kind not in TABLE_SUFFIXES:
+        raise SaeFormatError(f"{path} is not a table ({', '.join(TABLE_SUFFIXES)}).")
+    try:
+        if kind in (".csv", ".tsv"):
+            with path.open("rb") as file:
+                delimiter = "\t" if kind == ".tsv" else ","
+                rows = read_delimited(file, path, error=SaeFormatError, delimiter=delimiter)
+                return [_Record(f"'{path}' line {line}", dict(values)) for line, values in rows]
+        if kind == ".parquet":
+            return _objects(_parquet(path), path)
+        if kind == ".json":
+            return _objects(from_json(path.read_bytes()), path)
+    except (ValueError, OSError) as error:
+        if isinstance(error, SaeFormatError):
+            raise
+        raise SaeFormatError(f"'{path}' could not be read as {kind[1:]} ({printable(error)}).") from error
+    records: list[_Record] = []
+    for line, content in enumerate(path.read_bytes().splitlines(), start=1):
+        where = f"'{path}' line {line}"
+        try:
+            values = from_json(content) if content.strip() else {}
+        except ValueError as error:
+            raise SaeFormatError(f"{where} is not valid JSON ({printable(error)}).") from error
+        if not isinstance(values, dict):
+            raise SaeFormatError(f"{where} holds no JSON object.")
+        if values:
+            records.append(_Record(where, values))
+    return records
+
+
+def _parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OverflowError, LookupError, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _objects(found: Any, path: Path) -> list[_Record]:
+    """Rows from a list of objects, or from an object by feature."""
     if isinstance(found, dict):
         found = [
             {"feature": key, **(value if isinstance(value, dict) else {"text": value})} for key, value in found.items()
         ]
     if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
         raise SaeFormatError(f"{path} is neither a list of objects nor an object by feature.")
-    return found
+    return [_Record(f"'{path}' row {row}", values) for row, values in enumerate(found, start=1)]
 
 
 def _column(columns: Sequence[str], names: Sequence[str]) -> str | None:
@@ -132,16 +174,25 @@ def _column(columns: Sequence[str], names: Sequence[str]) -> str | None:
     return close[0] if len(close) == 1 else None
 
 
-def _feature(value: Any, path: Path) -> int:
-    match = re.search(r"(\d+)(\.0)?$", str(value))
+_FEATURE = re.compile(r"(?:[A-Za-z](?:.*[^0-9.])?)?([0-9]{1,12})(?:\.0+)?")
+"""``7``, ``7.0``, ``latent_7``; neither ``-7`` nor ``1.5``, whose last digits are no feature."""
+
+
+def _feature(value: Any, where: str) -> int:
+    match = None if isinstance(value, bool) else _FEATURE.fullmatch(str(value).strip())
     if match is None:
-        raise SaeFormatError(f"{value!r} in {path} is not the number of a feature.")
-    return int(match.group(1))
+        raise SaeFormatError(f"{quoted(value)} in {where} is not the number of a feature; features are 0, 1, 2, ...")
+    return int(match[1])
 
 
-def _score(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
+def _score(value: Any, where: str) -> float | None:
+    """A finite number; None where there is none, which tables also write as NaN."""
+    if value is None or value == "":
         return None
+    try:
+        number = math.inf if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.inf
+    if math.isinf(number):
+        raise SaeFormatError(f"{where} is {quoted(value)}; a score is a finite number, or left empty.")
     return None if math.isnan(number) else number

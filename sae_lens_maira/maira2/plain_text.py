@@ -13,6 +13,7 @@ import binascii
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from sae_lens_maira.data.study import find_unwritable
 from sae_lens_maira.errors import ImageError, PromptError
 from sae_lens_maira.maira2.images import ImageLike
 
@@ -36,6 +37,8 @@ def match_images(texts: Sequence[str], images: Any, placeholder: str) -> list[Im
     for text in texts:
         if not isinstance(text, str):
             raise PromptError(f"A text is a {type(text).__name__}; expected a string.")
+        if find_unwritable(text) is not None:
+            raise PromptError("A text holds half of a surrogate pair, which is no character; remove it.")
     wanted = [text.count(placeholder) for text in texts]
     found = list(_flat(images))
     is_by_text = _is_list(images) and len(images) == len(texts) and all(map(_is_list, images))

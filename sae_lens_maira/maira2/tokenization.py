@@ -7,15 +7,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from sae_lens_maira.data.study import TokenKind
-from sae_lens_maira.errors import CheckpointError, PromptError
-from sae_lens_maira.maira2.prompts import ImageSlot, Piece, Prompt, Text
+from sae_lens_maira.data.study import TokenKind, find_unwritable
+from sae_lens_maira.errors import CheckpointError, PromptError, quoted
+from sae_lens_maira.maira2.grounding import GROUNDING_TOKENS
+from sae_lens_maira.maira2.prompts import ImageSlot, PhraseGroundingPrompt, Piece, Prompt, Text
+
+_GROUNDING_TOKEN = re.compile("|".join(GROUNDING_TOKENS))
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,12 @@ def render_prompt(prompt: Prompt, tokenizer: Any, chat_template: str | None, pla
         placeholder: the image token, ``<image>``.
 
     Raises:
-        PromptError: a text contains a special token.
+        PromptError: a text contains a special token, or a grounding token where none belongs.
         CheckpointError: the template drops or changes a piece.
     """
     pieces = prompt.pieces()
     answer = prompt.assistant_text
-    _refuse_special_tokens(pieces, answer, tokenizer)
+    _check_texts(prompt, tokenizer)
     messages: list[dict[str, Any]] = [{"role": "user", "content": _chat_content(pieces)}]
     if answer is not None:
         content = {"index": None, "text": answer, "type": "text"}
@@ -70,22 +74,18 @@ def render_prompt(prompt: Prompt, tokenizer: Any, chat_template: str | None, pla
     cursor = 0
     for piece in pieces:
         if isinstance(piece, ImageSlot):
-            start = _find(placeholder, text, cursor)
+            start = _found(text.find(placeholder, cursor), placeholder)
             cursor = start + len(placeholder)
             kinds[start:cursor] = piece.kind
             continue
-        for part in piece:
-            words = part.text.strip()
-            start = _find(words, text, cursor)
-            cursor = start + len(words)
-            kinds[start:cursor] = part.kind
+        cursor = _mark_piece(kinds, piece, text, cursor)
     if answer is not None:
+        end = text.rfind(tokenizer.eos_token, cursor)
         words = answer.strip()
-        start = _find(words, text, cursor)
-        cursor = start + len(words)
-        kinds[start:cursor] = TokenKind.FINDINGS
-        end = text.rfind(tokenizer.eos_token)
-        if end >= cursor:
+        # The last one, as short findings may also be part of the template: "A" of "ASSISTANT:".
+        start = _found(text.rfind(words, cursor, len(text) if end < 0 else end), words)
+        kinds[start : start + len(words)] = TokenKind.FINDINGS
+        if end >= 0:
             kinds[end : end + len(tokenizer.eos_token)] = TokenKind.END
     return RenderedPrompt(text, kinds)
 
@@ -117,20 +117,43 @@ def _chat_content(pieces: list[Piece]) -> list[dict[str, Any]]:
     return content
 
 
-def _refuse_special_tokens(pieces: list[Piece], answer: str | None, tokenizer: Any) -> None:
-    """A special token inside a section would be read as an image or as the end of the prompt."""
-    texts = [part for piece in pieces if not isinstance(piece, ImageSlot) for part in piece]
-    if answer is not None:
-        texts.append(Text(answer, TokenKind.FINDINGS))
+def _mark_piece(kinds: np.ndarray, piece: tuple[Text, ...], text: str, cursor: int) -> int:
+    """Mark the texts of a piece, which stand one after another, and return where it ends."""
+    whole = "".join(part.text for part in piece)
+    words = whole.strip()
+    place = _found(text.find(words, cursor), words) - (len(whole) - len(whole.lstrip()))
+    for part in piece:
+        start = place + len(part.text) - len(part.text.lstrip())
+        kinds[max(start, cursor) : start + len(part.text.strip())] = part.kind
+        place += len(part.text)
+    return place - (len(whole) - len(whole.rstrip()))
+
+
+def _check_texts(prompt: Prompt, tokenizer: Any) -> None:
+    """Refuse what the tokenizer would not read as text: it would stand for an image, a box or the prompt's end."""
+    texts = [part for piece in prompt.pieces() if not isinstance(piece, ImageSlot) for part in piece]
+    may_be_grounded = isinstance(prompt, PhraseGroundingPrompt) or prompt.grounded
+    if prompt.assistant_text is not None:
+        texts.append(Text(prompt.assistant_text, TokenKind.FINDINGS))
+    specials = tokenizer.all_special_tokens
     for part in texts:
-        for special in tokenizer.all_special_tokens:
+        field = part.kind.name.lower().replace("_", " ")
+        if find_unwritable(part.text) is not None:
+            raise PromptError(f"The {field} text holds half of a surrogate pair, which is no character; remove it.")
+        for special in specials:
             if special in part.text:
-                field = part.kind.name.lower().replace("_", " ")
                 raise PromptError(f"The {field} text contains the special token '{special}'; remove it.")
+        grounding = _GROUNDING_TOKEN.search(part.text)
+        if grounding is not None and not (part.kind is TokenKind.FINDINGS and may_be_grounded):
+            raise PromptError(
+                f"The {field} text contains the grounding token '{grounding[0]}', which only a grounded answer has; "
+                "remove it."
+            )
 
 
-def _find(words: str, text: str, cursor: int) -> int:
-    start = text.find(words, cursor)
+def _found(start: int, words: str) -> int:
     if start < 0:
-        raise CheckpointError(f"The checkpoint's chat template drops or changes '{words[:60]}'; it is not MAIRA-2's.")
+        raise CheckpointError(
+            f"The checkpoint's chat template drops or changes {quoted(words, 60)}; it is not MAIRA-2's."
+        )
     return start

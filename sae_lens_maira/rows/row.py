@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from sae_lens_maira.data.study import IMAGE_KINDS, Study, TokenKind
-from sae_lens_maira.errors import RowError
+from sae_lens_maira.errors import RowError, quoted
 from sae_lens_maira.rows.policy import TokenPolicy
 from sae_lens_maira.vlm import StudyProcessor, TokenIds
 
@@ -78,6 +78,11 @@ def encode_study(study: Study, processor: StudyProcessor, policy: TokenPolicy) -
     """
     if policy.text == "findings" and not study.findings:
         raise RowError(f"Study '{study.study_id}' has no findings; leave it out, or use TokenPolicy(text='prompt').")
+    if (name := study.unwritable) is not None:
+        raise RowError(
+            f"The {name} of study {quoted(study.study_id)} holds half of a surrogate pair, which is no character; "
+            "remove it."
+        )
     try:
         return processor.encode(study, policy.text)
     except RowError:

@@ -13,18 +13,24 @@ kinds of SAE:
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from sae_lens import SAE
-from safetensors.torch import load_file
 from torch import Tensor
 
-from sae_lens_maira.errors import SaeFormatError
+from sae_lens_maira.errors import SaeFormatError, printable, quoted
 from sae_lens_maira.sae.prefixes import sizes_from_widths, widths_from_sizes
+from sae_lens_maira.share.foreign_files import (
+    dense_tensor,
+    group_of,
+    load_object,
+    load_tensors,
+    plain_value,
+    whole_number,
+)
 
 WEIGHTS_NAME = "ae.pt"
 CONFIG_NAME = "config.json"
@@ -84,8 +90,8 @@ def read_dictionary_learning(weights_path: Path, config_path: Path | None = None
     Raises:
         SaeFormatError: the file cannot be read; the message says why.
     """
-    state = _load_tensors(weights_path)
-    config = _load_config(config_path)
+    state = load_tensors(weights_path)
+    config = {} if config_path is None else load_object(config_path)
     return check_state(state, config, source=str(weights_path))
 
 
@@ -95,10 +101,12 @@ def check_state(state: dict[str, Any], config: dict[str, Any], source: str) -> D
     Args:
         source: the file's name, for error messages.
     """
-    trainer, buffer = config.get("trainer") or {}, config.get("buffer") or {}
+    trainer, buffer = (group_of(config, name, source) for name in ("trainer", "buffer"))
     dict_class = trainer.get("dict_class")
     if dict_class is not None and dict_class not in CLASSES:
-        raise SaeFormatError(f"{source} is a {dict_class}; only {', '.join(CLASSES)} can be converted exactly.")
+        raise SaeFormatError(
+            f"{source} is a {printable(dict_class)}; only {', '.join(CLASSES)} can be converted exactly."
+        )
     tensors = _rename(state, source)
     d_sae = _check_shapes(tensors, trainer, source)
     for name, tensor in tensors.items():
@@ -106,18 +114,23 @@ def check_state(state: dict[str, Any], config: dict[str, Any], source: str) -> D
             raise SaeFormatError(f"{name} in {source} holds NaN or infinite values.")
     per_latent = tensors["threshold"].ndim == 1
     tensors["threshold"] = tensors["threshold"].expand(d_sae).contiguous()
-    group_sizes = state.get("group_sizes", trainer.get("group_sizes"))
-    if group_sizes is not None:
-        group_sizes = tuple(int(size) for size in group_sizes)
+    given_sizes = state.get("group_sizes", trainer.get("group_sizes"))
+    group_sizes = None
+    if given_sizes is not None:
+        sizes = plain_value(given_sizes)
+        if not isinstance(sizes, list):
+            raise SaeFormatError(f"group_sizes in {source} is {quoted(sizes)}; it must be a list of whole numbers.")
+        group_sizes = tuple(whole_number(size, "group_sizes", source) for size in sizes)
         if any(size <= 0 for size in group_sizes) or sum(group_sizes) != d_sae:
             raise SaeFormatError(
                 f"The groups {list(group_sizes)} in {source} are not positive sizes that sum to the {d_sae} latents."
             )
-    k = state.get("k", trainer.get("k"))
+    k = plain_value(state.get("k", trainer.get("k")))
+    trainer, buffer = _check_notes(trainer, buffer, source)
     return DictionaryLearningSae(
         tensors=tensors,
         apply_b_dec_to_input=dict_class != "JumpReluAutoEncoder" if dict_class else not per_latent,
-        k=None if k is None else int(k),
+        k=None if k is None else whole_number(k, "k", source),
         group_sizes=group_sizes,
         trainer=trainer,
         buffer=buffer,
@@ -188,45 +201,32 @@ def export_dictionary_learning(sae: SAE[Any], path: str | Path, k: int | None = 
     return folder
 
 
-def _load_tensors(path: Path) -> dict[str, Any]:
-    if path.suffix == ".safetensors":
-        return dict(load_file(path))
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise SaeFormatError(
-            f"{path} holds more than tensors and is refused, because loading it could run code."
-        ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise SaeFormatError(f"{path} is not a file that PyTorch can read.") from error
-    if not isinstance(state, dict):
-        raise SaeFormatError(f"{path} holds a {type(state).__name__}, not a state dict.")
-    return state
-
-
-def _load_config(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SaeFormatError(f"{path} is not JSON.") from error
-    return config if isinstance(config, dict) else {}
+def _check_notes(trainer: dict[str, Any], buffer: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The notes on model, layer and context size, checked to be what they are taken for."""
+    trainer, buffer = dict(trainer), dict(buffer)
+    for group, name, least in ((trainer, "layer", 0), (buffer, "ctx_len", 1)):
+        if group.get(name) is not None:
+            group[name] = whole_number(group[name], name, source)
+            if group[name] < least:
+                raise SaeFormatError(f"{name} in the configuration of {source} is {group[name]}, not {least} or more.")
+    name = trainer.get("lm_name")
+    if name is not None and not isinstance(name, str):
+        raise SaeFormatError(f"lm_name in the configuration of {source} is {quoted(name)}; it must be a text.")
+    return trainer, buffer
 
 
 def _rename(state: dict[str, Any], source: str) -> dict[str, Tensor]:
     names = dict(state)
     for old, new in (("encoder.weight", "W_enc"), ("decoder.weight", "W_dec")):
-        if isinstance(names.get(old), Tensor):
-            names[new] = names[old].T
+        if old in names:
+            names[new] = dense_tensor(names[old], old, source, transposed=True)
     names.setdefault("b_enc", names.get("encoder.bias"))
     wanted = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
     missing = [name for name in wanted if not isinstance(names.get(name), Tensor)]
     if missing:
-        raise SaeFormatError(
-            f"{source} lacks {', '.join(missing)}: it has {', '.join(sorted(map(str, state))) or 'nothing'}."
-        )
-    return {name: names[name].detach().float().contiguous() for name in wanted}
+        listed = printable(", ".join(sorted(map(str, state))))[:400] or "nothing"
+        raise SaeFormatError(f"{source} lacks {', '.join(missing)}: it has {listed}.")
+    return {name: dense_tensor(names[name], name, source) for name in wanted}
 
 
 def _check_shapes(tensors: dict[str, Tensor], trainer: dict[str, Any], source: str) -> int:
@@ -234,6 +234,8 @@ def _check_shapes(tensors: dict[str, Tensor], trainer: dict[str, Any], source: s
     if tensors["W_enc"].ndim != 2:
         raise SaeFormatError(f"W_enc in {source} has shape {tuple(tensors['W_enc'].shape)}, not (d_in, d_sae).")
     d_in, d_sae = tensors["W_enc"].shape
+    if d_in == 0 or d_sae == 0:
+        raise SaeFormatError(f"W_enc in {source} has shape {(d_in, d_sae)}; it holds nothing.")
     expected = {"b_enc": [(d_sae,)], "W_dec": [(d_sae, d_in)], "b_dec": [(d_in,)], "threshold": [(), (d_sae,)]}
     for name, shapes in expected.items():
         shape = tuple(tensors[name].shape)
@@ -243,7 +245,9 @@ def _check_shapes(tensors: dict[str, Tensor], trainer: dict[str, Any], source: s
             )
     for name, size in (("activation_dim", d_in), ("dict_size", d_sae)):
         if trainer.get(name) not in (None, size):
-            raise SaeFormatError(f"The configuration of {source} says {name} {trainer[name]}, but W_enc says {size}.")
+            raise SaeFormatError(
+                f"The configuration of {source} says {name} {printable(trainer[name])}, but W_enc says {size}."
+            )
     return d_sae
 
 

@@ -20,7 +20,7 @@ from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_
 from sae_lens.loading.pretrained_sae_loaders import sae_lens_disk_loader, sae_lens_huggingface_loader
 from sae_lens.util import str_to_dtype
 
-from sae_lens_maira.errors import SaeFormatError
+from sae_lens_maira.errors import SaeFormatError, quoted
 from sae_lens_maira.features.interpretations import (
     TABLE_SUFFIXES,
     find_tables,
@@ -34,6 +34,7 @@ from sae_lens_maira.share.dictionary_learning import (
     DictionaryLearningSae,
     read_dictionary_learning,
 )
+from sae_lens_maira.share.foreign_files import group_of, load_object, read_shape, whole_number
 from sae_lens_maira.share.hub import clear_hub_errors
 
 RELEASE = "microsoft/maira-2-sae"
@@ -83,6 +84,7 @@ def maira2_sae_disk_loader(
     """The same from disk, for `SAE.load_from_disk(path, converter=...)`: a folder or a weights file."""
     folder = Path(path)
     if (folder / SAE_CFG_FILENAME).exists():
+        _check_sae_lens_folder(folder)
         return sae_lens_disk_loader(path, device, cfg_overrides)
     if not folder.exists():
         raise SaeFormatError(f"{folder} does not exist.")
@@ -110,11 +112,13 @@ def import_sae(
         overwrite: remove an earlier import, or a training run with its checkpoints, from ``out`` first.
 
     Raises:
-        SaeFormatError: there is no SAE, or ``out`` holds something that may not be replaced.
+        SaeFormatError: there is no SAE, it or the table is damaged, it is in SAE-Lens's format already, or ``out``
+            holds something that may not be replaced.
     """
     _check_out(Path(out), overwrite)
     local = Path(source).exists()
     if local:
+        _refuse_sae_lens_format(Path(source))
         sae = SAE.load_from_disk(source, converter=maira2_sae_disk_loader)
         table = _local_table(Path(source), interpretations)
     elif source.count("/") == 1 and not source.startswith((".", "/")):
@@ -154,6 +158,35 @@ def _remove_own(out: Path) -> None:
     elif read_mark(out, _KIND) is not None:
         for name in _OWN_FILES:
             (out / name).unlink(missing_ok=True)
+
+
+def _refuse_sae_lens_format(source: Path) -> None:
+    folder = source if source.is_dir() else source.parent
+    if (folder / SAE_CFG_FILENAME).exists():
+        raise SaeFormatError(
+            f"'{folder}' is in SAE-Lens's format already ({SAE_CFG_FILENAME}), so there is nothing to import; use it "
+            "as it is, or give a folder of dictionary_learning (ae.pt and config.json)."
+        )
+
+
+def _check_sae_lens_folder(folder: Path) -> None:
+    """Check what SAE-Lens takes for granted of a folder in its format.
+
+    Raises:
+        SaeFormatError: configuration or weights are damaged, or do not fit each other.
+    """
+    path, weights_path = folder / SAE_CFG_FILENAME, folder / SAE_WEIGHTS_FILENAME
+    config = load_object(path)
+    for name in ("architecture", "dtype"):
+        if not isinstance(config.get(name), str):
+            raise SaeFormatError(f"{name} in '{path}' is {quoted(config.get(name))}; it must be a text.")
+    d_in, d_sae = (whole_number(config.get(name), name, f"'{path}'") for name in ("d_in", "d_sae"))
+    group_of(config, "metadata", f"'{folder}'")
+    if not weights_path.is_file():
+        raise SaeFormatError(f"'{folder}' has a configuration but no {SAE_WEIGHTS_FILENAME}.")
+    shape = read_shape(weights_path, "W_enc")
+    if shape not in (None, (d_in, d_sae)):
+        raise SaeFormatError(f"'{path}' says d_in {d_in} and d_sae {d_sae}, but W_enc has shape {shape}.")
 
 
 def _convert(

@@ -1,5 +1,6 @@
 """Batches of similar length, and configurations of caches."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sae_lens_maira.activations.block import SkippedStudy
 from sae_lens_maira.activations.config import load_cache_config
-from sae_lens_maira.activations.plan import cut_into_batches
+from sae_lens_maira.activations.plan import Planner, cut_into_batches
 from sae_lens_maira.errors import ConfigError
+from tests.activations.conftest import make_studies
 
 
 @given(lengths=st.lists(st.integers(1, 500), max_size=60), budget=st.integers(1, 2000))
@@ -46,3 +49,14 @@ def test_the_example_is_read_and_wrong_settings_are_named(tmp_path):
     assert refused("hook_names: blocks.0") == "hook_names is 'blocks.0'; it must be a list."
     assert refused("cache: {hook_names: [a]}") == "Unknown setting 'cache'."
     assert "Unknown setting 'polcy'" in refused(yaml.safe_dump({"polcy": {}}))
+
+
+@pytest.mark.parametrize(
+    ("field", "text"), [("findings", "x\ud800"), ("study_id", "x\ud800"), ("indication", "<obj>"), ("findings", "<x3>")]
+)
+def test_a_study_whose_text_cannot_be_encoded_is_skipped_with_its_id(cached_model, field, text):
+    studies = make_studies(3)
+    studies[1] = replace(studies[1], **{"sentences": (), field: text})
+    plan = Planner(cached_model, studies, None, 4096).plan(range(3))
+    assert [study.index for study in plan.in_order] == [0, 2]
+    assert plan.skipped == (SkippedStudy(1, studies[1].study_id, "text that cannot be encoded"),)

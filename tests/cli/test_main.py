@@ -19,6 +19,7 @@ from sae_lens_maira.activations.config import CacheConfig
 from sae_lens_maira.cli import main as cli
 from sae_lens_maira.cli.main import VERBS, main
 from sae_lens_maira.data.study import FileImage, Study
+from sae_lens_maira.errors import UserError
 from sae_lens_maira.files import mark
 from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.sae import MairaMatryoshkaTrainingSAE, MairaMatryoshkaTrainingSAEConfig
@@ -193,6 +194,18 @@ def test_an_error_from_inside_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(cli, "read_arguments", break_down)
     with pytest.raises(ValueError, match="shapes cannot be multiplied"):
         main(["train"])
+
+
+@pytest.mark.parametrize("kind", [UserError, KeyboardInterrupt])
+def test_what_a_terminal_would_obey_is_written_out(kind, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise kind("the study '\x1b[2J\x07\r\n\x9b\u202e\ud800 Épanchement' is broken")
+
+    monkeypatch.setattr(cli, "read_arguments", refuse)
+    assert main(["train"]) in (2, 130)
+    assert capsys.readouterr().err == (
+        "sae-lens-maira: the study '\\x1b[2J\\x07\\r\\n\\x9b\\u202e\\ud800 Épanchement' is broken\n"
+    )
 
 
 def test_ctrl_c_exits_with_130(monkeypatch, capsys):

@@ -12,6 +12,7 @@ from PIL import Image
 from sae_lens_maira.data.manifest import read_manifest
 from sae_lens_maira.data.study import Label
 from sae_lens_maira.errors import ManifestError
+from tests.damage import check_sentence
 
 
 @pytest.fixture
@@ -154,3 +155,102 @@ def test_files_that_are_no_manifests(folder):
     (folder / "bad.jsonl").write_text("{")
     with pytest.raises(ManifestError, match="line 1 is not valid JSON"):
         read_manifest(folder / "bad.jsonl")
+
+
+GOOD = "study_id,frontal,findings\ns1,a.png,Clear.\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('s2,a.png,"open\ns3,b.png,x\n', "line 3: a quotation mark is opened here and never closed"),
+        ('s2,a.png,"open\ns3,b.png,"x"\n', "line 3: a text goes on after its closing quotation mark"),
+        ("s2,a.png\n", "line 3: the row has 2 values, but the header names 3 columns; put texts with commas between"),
+        ("s2,a.png,Clear, dry.\n", "line 3: the row has 4 values, but the header names 3 columns"),
+        (f"s2,a.png,{'x' * 131_073}\n", "line 3: a value is longer than 131072 characters; look for a quotation mark"),
+        ("s2,a.png,a\0b\n", "line 3 holds a NUL character; save the table as text in UTF-8"),
+    ],
+)
+def test_a_damaged_row_of_a_csv_is_named_with_its_line(folder, content, message):
+    (folder / "s.csv").write_text(GOOD + content)
+    with pytest.raises(ManifestError, match=message) as caught:
+        read_manifest(folder / "s.csv")
+    check_sentence(str(caught.value), "s.csv")
+
+
+def test_lines_are_those_of_the_file_after_texts_of_several_lines(folder):
+    (folder / "s.csv").write_text(GOOD + '\ns2,a.png,"Two\n\nlines"\ns3,none.png,x\n')
+    with pytest.raises(ManifestError, match="line 7: the frontal image"):
+        read_manifest(folder / "s.csv")
+    (folder / "s.csv").write_text(GOOD + '\r\ns2,a.png,"Two\n""lines"""\n')
+    assert [study.findings for study in read_manifest(folder / "s.csv")] == ["Clear.", 'Two\n"lines"']
+
+
+def test_a_column_that_is_named_twice_is_refused(folder):
+    path = write_csv(folder, "study_id,frontal,findings,findings", "s1,a.png,one,two")
+    with pytest.raises(ManifestError, match="has the column 'findings' twice"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(("name", "encoding"), [("s.csv", "latin-1"), ("s.csv", "utf-16"), ("s.jsonl", "latin-1")])
+def test_another_encoding_is_named_with_its_line(folder, name, encoding):
+    rows = [{"study_id": f"s{number}", "frontal": "a.png", "findings": "Épanchement"} for number in range(2)]
+    lines = ["study_id,frontal,findings", *(",".join(row.values()) for row in rows)]
+    if name == "s.jsonl":
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (folder / name).write_bytes("\n".join(lines).encode(encoding))
+    line = {"utf-16": 1, "latin-1": 2 if name == "s.csv" else 1}[encoding]
+    with pytest.raises(
+        ManifestError, match=rf"{name}' line {line} is not UTF-8 \(byte 0x..\); save the table as UTF-8"
+    ):
+        read_manifest(folder / name)
+
+
+@pytest.mark.parametrize("column", ["study_id", "patient_id", "findings", "indication", "frontal"])
+def test_half_of_a_surrogate_pair_is_refused_with_line_and_study(folder, column):
+    row = {"study_id": "s1", "frontal": "a.png"}
+    wrong = {**row, "study_id": "s2", column: "x\ud800"}
+    (folder / "s.jsonl").write_text("\n".join(json.dumps(values) for values in (row, wrong)))
+    study = r"x\\ud800" if column == "study_id" else "s2"
+    message = rf"s\.jsonl' line 2: {column} of the study '{study}' holds \\ud800, which is no character of a text"
+    with pytest.raises(ManifestError, match=message) as caught:
+        read_manifest(folder / "s.jsonl")
+    check_sentence(str(caught.value), "s.jsonl")
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.jsonl"])
+def test_half_of_a_surrogate_pair_in_the_name_of_a_label_is_refused(folder, name):
+    labels = '{"a\\ud800": "absent"}'
+    quoted = labels.replace('"', '""')
+    csv = f'study_id,frontal,labels\ns1,a.png,"{quoted}"\n'
+    json_line = f'{{"study_id": "s1", "frontal": "a.png", "labels": {labels}}}'
+    (folder / name).write_text(csv if name == "s.csv" else json_line)
+    with pytest.raises(ManifestError, match=rf"{name}' line \d: label a\\ud800 of the study 's1' holds \\ud800"):
+        read_manifest(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[" * 9000, "it is nested too deeply"),
+        ('{"study_id": "s", "study_id": "t", "frontal": "a.png"}', "it names 'study_id' twice"),
+        ('{"study_id": ["s"], "frontal": "a.png"}', "study_id is .*, not a text"),
+        ('{"study_id": "s", "frontal": {"path": "a.png"}}', "frontal is .*, not a text"),
+        ('{"study_id": "s", "frontal": "a\\u0000.png"}', r"frontal of the study 's' holds \\x00"),
+        (json.dumps({"study_id": "s", "frontal": "a" * 5000}), "line 1: the frontal image '.*' does not exist"),
+        ('{"study_id": "s", "frontal": "a.png", "labels": {"a": "\\u001b[2J\\n"}}', "the label of 'a' is"),
+        ('{"study_id": "s", "frontal": "a.png", "labels": {"a": [["x"], "new"]}}', "the label of 'a' is"),
+        ('{"study_id": "s", "frontal": "a.png", "\\u001b[2J": 1}', r"unknown column \\x1b\[2J"),
+    ],
+)
+def test_json_lines_that_are_wrong_are_one_sentence(folder, line, message):
+    (folder / "s.jsonl").write_text(line)
+    with pytest.raises(ManifestError, match=message) as caught:
+        read_manifest(folder / "s.jsonl")
+    check_sentence(str(caught.value), "s.jsonl")
+
+
+def test_nan_is_nothing_as_tables_of_pandas_write_it(folder):
+    columns = {"study_id": ["s1", "s2"], "frontal": ["a.png", "b.png"], "lateral": [float("nan")] * 2}
+    pq.write_table(pa.table(columns), folder / "s.parquet")
+    assert [study.lateral for study in read_manifest(folder / "s.parquet")] == [None, None]

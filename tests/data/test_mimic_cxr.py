@@ -1,6 +1,8 @@
 """MIMIC-CXR's layout, tables and choices, on a generated miniature."""
 
+import gzip
 import pickle
+import zipfile
 from datetime import datetime
 
 import numpy as np
@@ -9,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_lens_maira.data import FileImage, Study
-from sae_lens_maira.data.mimic_tables import parse_time
+from sae_lens_maira.data.mimic_cxr import ReportZip
+from sae_lens_maira.data.mimic_tables import parse_time, read_labels, read_metadata
 from sae_lens_maira.data.source import MimicCxrConfig
 from sae_lens_maira.data.study import Label
 from sae_lens_maira.errors import SourceError
 from sae_lens_maira.sources import open_source
+from tests.damage import check_sentence
 from tests.data.miniature_mimic import (
     FINDINGS,
     IMPRESSION_ONLY,
@@ -253,3 +257,67 @@ def test_priors_are_the_newest_earlier_study_with_a_frontal(tmp_path_factory, hi
             prior = by_id[study.prior_frontal.path.parent.name[1:]]
             assert prior.date == max(days)
             assert any(i.dicom_id == study.prior_frontal.path.stem and i.view in ("PA", "AP") for i in prior.images)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("50000009,1\n", "line 3: the row has 2 values, but the header names 3 columns"),
+        ("10000032,50000009,1,1\n", "line 3: the row has 4 values"),
+        ('10000032,"50000009,1\n', "line 3: a quotation mark is opened here and never closed"),
+        ("10000032,50000009,\xe9\n", r"line 3 is not UTF-8 \(byte 0xe9\)"),
+        ("10000032,50000009,nan\n", "line 3 says 'nan' of Edema, study 50000009; use 1, 0, -1 or nothing"),
+        ("10000032,50000001,1\n", "line 3: the study '50000001' was given before"),
+    ],
+)
+def test_a_damaged_row_of_a_table_is_named_with_its_line(tmp_path, compress, row, message):
+    content = ("subject_id,study_id,Edema\n10000032,50000001,1.0\n" + row).encode("latin-1")
+    path = tmp_path / ("labels.csv.gz" if compress else "labels.csv")
+    path.write_bytes(gzip.compress(content) if compress else content)
+    with pytest.raises(SourceError, match=message) as caught:
+        read_labels(path)
+    check_sentence(str(caught.value), path.name)
+
+
+def test_a_malformed_id_is_named_with_its_line(tmp_path):
+    header = "dicom_id,subject_id,study_id,ViewPosition,StudyDate,StudyTime"
+    (tmp_path / "m.csv").write_text(f"{header}\na,1,2,PA,,\na,1,\x1b[2J,PA,,\n")
+    with pytest.raises(SourceError, match=r"m\.csv' line 3 holds a malformed id: '1', '\\x1b\[2J', 'a'\."):
+        read_metadata(tmp_path / "m.csv")
+
+
+def test_every_flipped_bit_of_a_compressed_table_changes_nothing_or_is_noticed(tmp_path):
+    path = tmp_path / "labels.csv.gz"
+    content = gzip.compress(b"subject_id,study_id,Edema\n10000032,50000001,1.0\n")
+    path.write_bytes(content)
+    expected = read_labels(path)
+    n_noticed = 0
+    for bit in range(len(content) * 8):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            assert read_labels(path) == expected
+        except SourceError:
+            n_noticed += 1
+    assert n_noticed >= (len(content) - 10) * 8 - 8  # beside the ten bytes of the header, and padding
+
+
+def test_a_damaged_report_in_a_zip_is_named(tmp_path):
+    path = tmp_path / "reports.zip"
+    name = "files/p10/p10000032/s50000001.txt"
+    text = FINDINGS * 3
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, text)
+    whole = path.read_bytes()
+    place = whole.index(name.encode()) + len(name) + 20
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+    with pytest.raises(
+        SourceError, match=rf"'{name}' in '.*reports\.zip' is damaged \(.*\); download the archive again"
+    ):
+        ReportZip(path).read("10000032", "50000001")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, " " * (1 << 21))
+    with pytest.raises(SourceError, match="has 2097152 bytes; no report is that long"):
+        ReportZip(path).read("10000032", "50000001")

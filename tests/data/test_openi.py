@@ -19,6 +19,7 @@ from sae_lens_maira.data.study import Label
 from sae_lens_maira.errors import SourceError
 from sae_lens_maira.phantom.world.scene import PhantomImage
 from sae_lens_maira.sources import open_source
+from tests.damage import check_sentence
 from tests.data.miniature_openi import add_images, openi, write_archive, write_report
 
 SECTIONS = ("INDICATION", "COMPARISON", "FINDINGS", "IMPRESSION")
@@ -285,3 +286,54 @@ def test_the_free_text_parser_recovers_the_labeled_sections(labeled, style):
     # The others hold a heading inside a section, such as "INDICATION: INDICATION: PAIN".
     assert min(n_exact[section] / len(labeled) for section in SECTIONS) >= 0.995
     assert n_whole / len(labeled) >= 0.995
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w"])
+def test_every_flipped_bit_of_an_archive_changes_nothing_or_is_noticed(tmp_path, mode):
+    path = write_archive(tmp_path / "reports.tgz", {f"{n}.xml": write_report(n) for n in range(12)}, mode)
+    whole, expected = path.read_bytes(), list(read_reports(path))
+    assert len(expected) == 12
+    with tarfile.open(path) as archive:
+        headers = [member.offset for member in archive]
+    draw = np.random.default_rng(0)
+    n_noticed = 0
+    # Beyond the header of gzip. A plain archive has checksums of its headers only, so only those are damaged there.
+    places = draw.integers(10, len(whole), 60) if mode == "w:gz" else draw.choice(headers, 60) + 60
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << draw.integers(8))]) + whole[place + 1 :])
+        try:
+            assert list(read_reports(path)) == expected
+        except SourceError as error:
+            check_sentence(str(error), "reports.tgz")
+            n_noticed += 1
+    assert n_noticed > 55
+
+
+def test_the_archive_of_reports_is_read_to_its_checksum(tmp_path):
+    path = write_archive(tmp_path / "reports.tgz", {"1.xml": write_report(1)})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:])
+    with pytest.raises(
+        SourceError, match=r"reports\.tgz' is not a complete archive of Open-i reports \(CRC check failed"
+    ):
+        openi(path, missing_images="phantom")
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "utf-7", "utf-32", "shift_jis", "idna", "hex"])
+def test_an_encoding_that_xml_readers_do_not_know_is_one_sentence(encoding):
+    xml = f'<?xml version="1.0" encoding="{encoding}"?><a><uId id="CXR1"/></a>'.encode()
+    with pytest.raises(SourceError, match=r"'r\.xml' is not valid XML \(.*\)\."):
+        parse_openi_report(xml, "r.xml")
+
+
+def test_two_reports_with_one_id_are_refused(folder):
+    (folder / "copy.xml").write_bytes(write_report(2))
+    with pytest.raises(SourceError, match="holds 2 reports with the id 'CXR2'; remove all but one"):
+        openi(folder, missing_images="phantom")
+
+
+def test_a_damaged_table_of_projections_is_named_with_its_line(folder):
+    add_images(folder, "CXR2_IM-0002-1001")
+    (folder / "indiana_projections.csv").write_text("uid,filename,projection\n2,2_IM-0002-1001.dcm.png\n")
+    with pytest.raises(SourceError, match=r"indiana_projections\.csv' line 2: the row has 2 values"):
+        openi(folder)

@@ -8,6 +8,7 @@ import pytest
 from sae_lens_maira.errors import SaeFormatError
 from sae_lens_maira.features.interpretations import find_tables
 from sae_lens_maira.share import Interpretation, read_interpretations, write_interpretations
+from tests.damage import check_sentence, outcomes
 
 EXPECTED = [Interpretation(2, "pleural effusion", 0.9), Interpretation(7, "a, comma", None)]
 
@@ -72,3 +73,67 @@ def test_other_tables_are_refused(tmp_path: Path, name: str, content: str, messa
 def test_tables_are_told_from_configurations() -> None:
     assert find_tables(["x/config.json", "x/ae.pt", "x/table.csv"]) == ["x/table.csv"]
     assert find_tables(["stats.csv", "explanations.json"]) == ["explanations.json"]
+
+
+def write_parquet(path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"feature": [7, 2], "text": ["a, comma", "pleural effusion"], "score": [None, 0.9]}), path)
+
+
+@pytest.mark.parametrize("name", [*TABLES, "a.parquet"])
+def test_damaged_tables_end_as_interpretations_or_as_a_sentence(tmp_path: Path, name: str) -> None:
+    if name == "a.parquet":
+        write_parquet(tmp_path / name)
+    else:
+        (tmp_path / name).write_text(TABLES[name])
+    assert outcomes(lambda path: read_interpretations(path, n_features=8), tmp_path / name, 3, 40)["sentence"] > 0
+
+
+@pytest.mark.parametrize(
+    ("feature", "score", "message"),
+    [
+        *(
+            (3, score, rf"line 2: 'score' is '{score}'; a score is a finite number")
+            for score in ("inf", "-Infinity", "high")
+        ),
+        *(
+            (feature, "", rf"'{feature}' in .*line 2 is not the number of a feature")
+            for feature in ("-1", "1.5", "latent_1.5", "1e3", "blocks.15", "٣", "9" * 13)
+        ),
+        ("8", "", "line 2 describes feature 8, but the SAE has 8"),
+        ("7", "", "line 3 describes feature 7, which was described before"),
+    ],
+)
+def test_a_row_that_is_wrong_is_named(tmp_path: Path, feature: object, score: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text(f"feature,text,score\n{feature},heart,{score}\n7,lung,0.5\n")
+    with pytest.raises(SaeFormatError, match=message) as caught:
+        read_interpretations(tmp_path / "a.csv", n_features=8)
+    check_sentence(str(caught.value), "a.csv")
+
+
+def test_features_may_be_named_and_written_as_decimals(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("feature,text\nlatent-1,a\n2.0,b\nf3,c\nlayer15/4,d\n")
+    assert [row.feature for row in read_interpretations(tmp_path / "a.csv")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"feature,text\n1,caf\xe9\n"),
+        ("a.csv", b'feature,text\n1,"open\n2,x\n'),
+        ("a.csv", b"feature,text\n1,a,b\n"),
+        ("a.json", b"[" * 9000),
+        ("a.json", b'{"1": "a", "1": "b"}'),
+        ("a.jsonl", b'{"feature": 1, "text": "a"}\n{"feature": 2, "text": "\\ud800"}\n'),
+        ("a.jsonl", b'{"feature": 1, "text": "a"}\n{\n'),
+        ("a.json", b'[{"feature": true, "text": "a"}]'),
+        ("a.json", b'[{"feature": 1, "text": ["a"]}]'),
+    ],
+)
+def test_what_is_no_table_of_texts_is_one_sentence(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SaeFormatError) as caught:
+        read_interpretations(tmp_path / name)
+    check_sentence(str(caught.value), name)

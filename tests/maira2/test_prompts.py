@@ -1,8 +1,16 @@
 """Wire format, written out by hand for each kind of prompt."""
 
+import re
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from sae_lens_maira.data.study import TokenKind
+from sae_lens_maira.errors import PromptError
 from sae_lens_maira.maira2 import FindingsPrompt, PhraseGroundingPrompt
+from sae_lens_maira.maira2.grounding import GROUNDING_TOKENS
+from sae_lens_maira.maira2.prompts import Prompt
 
 START = "A reading room assistant describes a chest study.  USER: "
 TASK = (
@@ -109,3 +117,58 @@ def test_phrase_grounding_needs_an_image_and_a_phrase(frontal):
 def test_a_special_token_inside_a_section_is_refused(processor, frontal, special):
     with pytest.raises(ValueError, match=f"The prior report text contains the special token '{special}'"):
         processor(FindingsPrompt(frontal, prior=frontal, prior_report=f"Seen {special} before."))
+
+
+@pytest.mark.parametrize("token", ["<obj>", "</box>", "<x0>", "<y99>"])
+@pytest.mark.parametrize("section", ["indication", "technique", "comparison", "prior_report", "phrase"])
+def test_a_grounding_token_inside_a_section_is_refused(processor, frontal, section, token):
+    prompt: Prompt = PhraseGroundingPrompt(frontal, f"Seen {token}.")
+    if section != "phrase":
+        plain = FindingsPrompt(frontal, prior=frontal, grounded=True)
+        prompt = replace(plain, **{section: f"Seen {token}."})
+    name = section.replace("_", " ")
+    message = f"The {name} text contains the grounding token '{token}', which only a grounded answer has"
+    with pytest.raises(PromptError, match=message):
+        processor.encode(prompt)
+
+
+def test_grounding_tokens_belong_to_grounded_answers_only(processor, frontal):
+    answer = "<obj>Effusion<box><x1><y2><x3><y4></box></obj>"
+    ids, kinds = processor.encode(FindingsPrompt(frontal, grounded=True, assistant_text=answer))
+    found = processor.tokenizer.convert_ids_to_tokens(ids[kinds == TokenKind.FINDINGS])
+    assert [token for token in found if token.startswith("<")] == re.findall("<.*?>", answer)
+    with pytest.raises(PromptError, match="The findings text contains the grounding token '<obj>'"):
+        processor.encode(FindingsPrompt(frontal, assistant_text=answer))
+    # What is no token stays text.
+    ids, kinds = processor.encode(FindingsPrompt(frontal, indication="<x100> <object> x < y", assistant_text="Clear."))
+    assert not set(ids) & set(processor.tokenizer.convert_tokens_to_ids(list(GROUNDING_TOKENS)))
+
+
+@pytest.mark.parametrize("findings", ["A", "ASSISTANT:", "N/A", "T", ":", "N", "only", "A A", "INDICATION: N/A"])
+def test_findings_that_are_part_of_the_template_are_found_in_their_own_place(processor, frontal, findings):
+    rendered = processor.render(FindingsPrompt(frontal, assistant_text=findings))
+    end = len(rendered.text) - len(processor.tokenizer.eos_token)
+    expected = end - len(findings)
+    assert rendered.text[expected:end] == findings
+    assert np.flatnonzero(rendered.character_kinds == TokenKind.FINDINGS).tolist() == list(range(expected, end))
+
+
+@pytest.mark.parametrize("text", ["TECHNIQUE:", "N/A TECHNIQUE: N/A", "COMPARISON: A", ":", "N"])
+def test_sections_that_are_part_of_the_template_are_found_in_their_own_place(processor, frontal, text):
+    rendered = processor.render(FindingsPrompt(frontal, indication=text, technique="A", comparison=text))
+    characters = np.array(list(rendered.text))
+    for kind, expected in {TokenKind.INDICATION: text, TokenKind.TECHNIQUE: "A", TokenKind.COMPARISON: text}.items():
+        assert "".join(characters[rendered.character_kinds == kind]) == expected
+    before, _, after = rendered.text.partition(f" INDICATION: {text} TECHNIQUE: A COMPARISON: {text}")
+    start = len(before) + len(" INDICATION: ")
+    assert after
+    assert np.flatnonzero(rendered.character_kinds == TokenKind.INDICATION)[0] == start
+
+
+@pytest.mark.parametrize("section", ["indication", "assistant_text"])
+def test_half_of_a_surrogate_pair_is_refused(processor, frontal, section):
+    name = "findings" if section == "assistant_text" else section
+    with pytest.raises(PromptError, match=f"The {name} text holds half of a surrogate pair"):
+        processor.encode(replace(FindingsPrompt(frontal), **{section: "x\ud800"}))
+    with pytest.raises(PromptError, match="A text holds half of a surrogate pair"):
+        processor(text="x\udfff")

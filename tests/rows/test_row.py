@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sae_lens_maira.data.study import IMAGE_KINDS, SECTION_KINDS, FileImage, Study, TokenKind
+from sae_lens_maira.data.study import IMAGE_KINDS, SECTION_KINDS, FileImage, Label, Study, TokenKind
 from sae_lens_maira.errors import RowError
 from sae_lens_maira.maira2.adapter import Maira2StudyProcessor, study_prompt
 from sae_lens_maira.rows.policy import TokenPolicy
@@ -185,3 +185,16 @@ def test_a_study_that_cannot_be_encoded_is_named(processor):
     study = Study("s2", "p", IMAGE, indication="<image>", findings="Clear.")
     with pytest.raises(RowError, match="^Study 's2': The indication text contains the special token '<image>'"):
         encode_study(study, Maira2StudyProcessor(processor), TokenPolicy())
+
+
+@pytest.mark.parametrize("field", ["study_id", "patient_id", "findings", "prior_report", "labels"])
+def test_half_of_a_surrogate_pair_anywhere_in_a_study_is_one_sentence(processor, field):
+    wrong = {"x\ud800": Label("absent")} if field == "labels" else "x\ud800"
+    image = FileImage(Path("never opened"))
+    texts = {"study_id": "s1", "patient_id": "p1", "findings": "Clear.", "prior_report": "Clear.", field: wrong}
+    study = Study(frontal=image, prior_frontal=image, **texts)
+    shown = r"x\\ud800" if field == "study_id" else "s1"
+    name = "name of a label" if field == "labels" else field
+    with pytest.raises(RowError, match=f"The {name} of study '{shown}' holds half of a surrogate pair") as caught:
+        encode_study(study, Maira2StudyProcessor(processor), TokenPolicy())
+    assert str(caught.value).isprintable()
