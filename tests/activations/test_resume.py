@@ -217,7 +217,7 @@ def model_hook() -> str:
 def test_too_many_broken_studies_stop_the_run_and_a_higher_share_goes_on(tmp_path):
     model = make_model(break_images(make_studies(), [0, 1, 2]))
     with pytest.raises(
-        CacheError, match=r"^3 of 22 studies cannot be cached \(3 broken image\), more than cache\.max_"
+        CacheError, match=r"^3 of 22 studies cannot be cached \(3 broken image\), more than max_skipped_"
     ):
         write_cache(model, tmp_path, make_settings(), show_progress=False)
     assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 3
