@@ -30,7 +30,7 @@ def check_replaceable(path: Path) -> None:
         return
     found = read_mark(path, KIND)
     if found is None:
-        raise DashboardError(f"'{path}' holds something that is no gallery; choose another folder.")
+        raise DashboardError(f"'{path}' holds something other than a gallery; choose another folder.")
     own = set(found.get("files", []))
     foreign = next(
         (name for name in list_files(path) if name not in own and not _ADDED_WHILE_VIEWED.fullmatch(name)), None

@@ -343,7 +343,7 @@ def test_a_web_project_with_such_a_file_and_a_link_are_refused_before_the_work(s
     (tmp_path / "web" / "data").mkdir(parents=True)
     (tmp_path / "web" / "data" / "index.js").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    for name, message in [("web", "holds something that is no gallery"), ("link", "is a link or a mount point")]:
+    for name, message in [("web", "holds something other than a gallery"), ("link", "is a link or a mount point")]:
         with pytest.raises(DashboardError, match=message):
             make_dashboards(None, small, tmp_path / name, DashboardSettings(pages="none"), show_progress=False)
     assert (tmp_path / "web" / "data" / "index.js").read_text() == "mine"
