@@ -31,7 +31,10 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
         module = sys.modules[package]
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}", name=name, obj=module)
-        home = importlib.import_module(homes[name])
+        try:
+            home = importlib.import_module(homes[name])
+        except AttributeError as error:  # Python would take it for a missing name, and drop the cause
+            raise ImportError(f"importing {homes[name]} failed: {error}") from error
         value = home if home.__name__ == f"{package}.{name}" else getattr(home, name)
         setattr(module, name, value)
         return value

@@ -29,7 +29,7 @@ from sae_lens_maira.rows.tokenizer import ReadableTokenizer
 from sae_lens_maira.vlm import BLOCK_SITES, ModelSizes, PaddingSide, VisionLanguageModel
 
 Tokens = Int[Tensor, "batch context"]
-AnyTokens = Int[Tensor, "..."]
+AnyTokens = Int[Tensor, "*shape"]
 """Rows as they are given: a wrong rank is refused in words."""
 _Bound = TypeVar("_Bound", bound="BoundModel")
 

@@ -123,7 +123,7 @@ class StudyReader:
         pad = self._processor.tokenizer.pad_token_id
         return torch.from_numpy(np.stack([row.padded(width, pad).tokens for row in rows]))
 
-    def read(self, tokens: Int[Tensor, ...], padding_side: PaddingSide) -> FullInputs:
+    def read(self, tokens: Int[Tensor, "*shape"], padding_side: PaddingSide) -> FullInputs:
         """Rebuild the inputs of rows.
 
         Raises:
