@@ -9,7 +9,7 @@ can see it any more:
 2. the end of that NumPy view gives the buffer back to the pool (:func:`weakref.finalize`).
 
 CUDA's caching allocator does this by itself. Without it, a training step of an SAE of 1,024 to 8,192, whose gradients
-are 32 MiB each, takes 4.8% more processor time and 7.7% more wall time (benchmarks/README.md); small ones gain little.
+are 32 MiB each, takes 3% more processor and wall time (benchmarks/README.md); small ones gain little.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ The first optimizer step that touches the SAE's decoder is found through PyTorch
 that one optimizer, and no other,
 
 - runs Adam's fused kernel (the same update, one pass over memory instead of several), on the transpose of an encoder
-  that is stored latent by latent, because the kernel copies what is not contiguous. Without this, a step takes 4.7%
-  more processor time and 9.4% more wall time at d_in 1,024 and d_sae 8,192, and 2.5% and 2.7% more at 512 and 4,096
-  (benchmarks/README.md);
+  that is stored latent by latent, because the kernel copies what is not contiguous. Without the
+  transpose, a step takes 6% more processor time at d_in 1,024 and d_sae 8,192, and 2.5% more at 512 and 4,096; without
+  the fused kernel, 14% more (benchmarks/README.md);
 - is followed by the renormalization of a unit-norm decoder.
 
 So a stock ``LanguageModelSAETrainingRunner`` gets both. The decoder's gradient parallel to its rows is removed in
