@@ -267,7 +267,8 @@ def _rate(way: Callable[[], int]) -> float:
 
 def _make_cache(path: Path, n_units: int, n: int, d_in: int) -> ActivationCache:
     """A cache of ``n_units`` units with ``n`` tokens each, all noise."""
-    identity = {"hook_names": [HOOK], "d_in": d_in, "dtype": "float16", "n_studies": n_units, "unit_size": 1}
+    sizes = {"d_in": d_in, "n_studies": n_units, "unit_size": 1}
+    identity = {"hook_names": [HOOK], "dtype": "float16", "source": {"kind": "noise"}, **sizes}
     path.mkdir()
     header = {"format": FORMAT, "version": VERSION, "identity": identity, "about": {}}
     write_text(path / HEADER_NAME, to_json(header))
