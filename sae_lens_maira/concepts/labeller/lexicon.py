@@ -131,7 +131,7 @@ def read_lexicon(path: Path, cues_path: Path = _PHRASES / "cues.yaml") -> Lexico
         )
     except (KeyError, TypeError, AttributeError, re.error) as problem:
         raise LexiconError(
-            f"'{path}' or '{cues_path}' is no phrase list ({quoted(repr(problem))}); see phrases/phantom.yaml."
+            f"'{path}' or '{cues_path}' is no phrase list ({quoted(problem)}); see phrases/phantom.yaml."
         ) from None
     unknown = {name for statement in statements for name in statement.absent} - set(findings)
     if unknown:
@@ -172,9 +172,11 @@ def _pattern(phrases: Sequence[str]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\S)(?:{'|'.join(_expression(phrase) for phrase in phrases)})(?!\S)")
 
 
-def _expression(phrase: str) -> str:
+def _expression(phrase: Any) -> str:
+    if not isinstance(phrase, str):
+        raise TypeError(f"{phrase} is no text; put it between quotation marks")
     expression = ""
-    for word in str(phrase).lower().replace(",", " , ").split():
+    for word in phrase.lower().replace(",", " , ").split():
         if word == "...":
             expression += _GAP
             continue
