@@ -58,10 +58,10 @@ def find_cues(words: str, lexicon: Lexicon, taken: list[Span]) -> list[FoundCue]
     Args:
         words: the sentence's words.
         lexicon: gives the cues.
-        taken: spans of statements, whose words are no cues.
+        taken: spans of statements; a cue inside of one means nothing.
     """
     candidates = [FoundCue(Span(*found.span()), cue) for cue in lexicon.cues for found in cue.pattern.finditer(words)]
-    candidates = [found for found in candidates if not any(span.overlaps(found.span) for span in taken)]
+    candidates = [found for found in candidates if not any(_contains(span, found.span) for span in taken)]
     candidates.sort(key=lambda found: (found.span.start, found.span.start - found.span.end))
     kept: list[FoundCue] = []
     end = 0
@@ -71,6 +71,10 @@ def find_cues(words: str, lexicon: Lexicon, taken: list[Span]) -> list[FoundCue]
             kept.append(found)
             end = found.span.end
     return kept
+
+
+def _contains(outer: Span, inner: Span) -> bool:
+    return outer.start <= inner.start and inner.end <= outer.end
 
 
 def find_ends(words: str, lexicon: Lexicon, mentions: list[Match]) -> list[int]:
