@@ -59,10 +59,11 @@ def read_sentence(words: str, lexicon: Lexicon) -> list[Mention]:
         if not _is_denied(words, match.span)
         for name in cast(Statement, match.subject).absent
     ]
-    sides = _sides(words, [match.span for match in mentions], cues)
-    for index, match in enumerate(mentions):
+    spans = [match.span for match in mentions]
+    labels = [_label(span, mentions, cues, ends) for span in spans]
+    sides = _sides(spans, words, cues, labels)
+    for index, (match, label) in enumerate(zip(mentions, labels, strict=True)):
         finding = cast(Finding, match.subject)
-        label = _label(match.span, mentions, cues, ends)
         variant = _variant(words, finding, mentions, index)
         found.append(Mention(finding, label, sides[index], variant, words[slice(*match.span)]))
     return found
@@ -122,7 +123,9 @@ def _variant(words: str, finding: Finding, mentions: Sequence[Match], index: int
     return finding.default
 
 
-def _sides(words: str, spans: Sequence[Span], cues: Sequence[FoundCue]) -> list[tuple[str, ...]]:
+def _sides(
+    spans: Sequence[Span], words: str, cues: Sequence[FoundCue], labels: Sequence[Label]
+) -> list[tuple[str, ...]]:
     """The sides of each mention."""
     own: list[set[str]] = [set() for _ in spans]
     inside: list[bool] = [False] * len(spans)
@@ -140,15 +143,16 @@ def _sides(words: str, spans: Sequence[Span], cues: Sequence[FoundCue]) -> list[
             if holders and spans[i].overlaps(found.span) and not inside[i]:
                 own[i], inside[i] = set(), True
             own[i] |= sides
-    _share(words, spans, own)
+    _share(words, spans, own, labels)
     return [tuple(side for side in ("right", "left") if side in sides) for sides in own]
 
 
-def _share(words: str, spans: Sequence[Span], own: list[set[str]]) -> None:
-    """Mentions without a side take that of the neighbor to which "and", "or" or a comma joins them."""
+def _share(words: str, spans: Sequence[Span], own: list[set[str]], labels: Sequence[Label]) -> None:
+    """Mentions without a side take that of a neighbor of the same presence that "and", "or" or a comma joins."""
     for order in (range(1, len(spans)), range(len(spans) - 2, -1, -1)):
         for i in order:
             j = i - 1 if order.step > 0 else i + 1
             between = words[min(spans[i].end, spans[j].end) : max(spans[i].start, spans[j].start)]
-            if not own[i] and _JOIN.search(between) and len(between.split()) <= _MAX_WORDS_BETWEEN_JOINED:
+            is_joined = _JOIN.search(between) and len(between.split()) <= _MAX_WORDS_BETWEEN_JOINED
+            if not own[i] and is_joined and labels[i].presence == labels[j].presence:
                 own[i] = set(own[j])

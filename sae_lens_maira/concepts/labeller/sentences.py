@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_END = re.compile(r"(?<=[.!?])\s+(?=\S)|\n\s*\n|(?<=\S)\s+(?=\d{1,2}\.\s)")
+_NUMBER = r"(?<!\s\d\.)(?<!\s\d\d\.)(?<!\A\d\.)(?<!\A\d\d\.)"  # of a list: "2. No effusion."
+_END = re.compile(rf"(?<=[.!?]){_NUMBER}\s+(?=\S)|\n\s*\n|(?<=\S)\s+(?=\d{{1,2}}\.\s)")
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?(?:\.\d+)?|[,;]")
 
 
