@@ -31,7 +31,7 @@ class DictionariesConfig(Settings):
     training: TrainConfig
     seeds: tuple[AtLeastZero, ...] = (0, 1, 2)
     n_choosing: AtLeastOne = 1000
-    pairs_per_concept: AtLeastOne = 8
+    pairs_per_concept: AtLeastOne = 4
     render_seed: AtLeastZero = 100
     n_exchanged: AtLeastOne = 4
     concept_tokens: tuple[str, ...] = ("frontal_image", "lateral_image")
