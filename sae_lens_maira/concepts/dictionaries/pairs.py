@@ -210,4 +210,3 @@ def _layout(model: HookedVisionLanguageModel, tokens: Tensor) -> tuple[Tensor, T
             sentence[row, place - 1] = number
             number += place == ends[number]
     return kinds, targets, sentence
-

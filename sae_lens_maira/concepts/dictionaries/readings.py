@@ -19,7 +19,11 @@ _CHUNK = 8192
 
 @torch.no_grad()
 def study_maxima(
-    encode: Encode, blocks: Iterable[Block], hook_name: str, kinds: Sequence[int], studies: Int[np.ndarray, " n_studies"]
+    encode: Encode,
+    blocks: Iterable[Block],
+    hook_name: str,
+    kinds: Sequence[int],
+    studies: Int[np.ndarray, " n_studies"],
 ) -> Float[np.ndarray, "n_studies d_sae"]:
     """Each study's strongest activation of each latent on tokens of some kinds; 0 for a study without such tokens.
 

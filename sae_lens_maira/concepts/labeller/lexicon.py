@@ -126,9 +126,7 @@ def read_lexicon(path: Path, cues_path: Path = _PHRASES / "cues.yaml") -> Lexico
         )
         other = values.get("otherwise")
         otherwise = None if other is None else (str(other["label"]), frozenset(other["ignoring"]))
-        lexicon = Lexicon(
-            str(values["name"]), findings, statements, _cues(cues), _pattern(cues["ends"]), otherwise
-        )
+        lexicon = Lexicon(str(values["name"]), findings, statements, _cues(cues), _pattern(cues["ends"]), otherwise)
     except (KeyError, TypeError, AttributeError, re.error) as problem:
         raise LexiconError(
             f"'{path}' or '{cues_path}' is no phrase list ({quoted(problem)}); see phrases/phantom.yaml."

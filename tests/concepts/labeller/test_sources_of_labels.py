@@ -18,7 +18,9 @@ from sae_lens_maira.data.study import Label
 
 
 def test_tags_name_findings_and_sides() -> None:
-    named = mesh_findings(["Pleural Effusion/left/small", "Costophrenic Angle/right/blunted", "Tube, Inserted"], "phantom")
+    named = mesh_findings(
+        ["Pleural Effusion/left/small", "Costophrenic Angle/right/blunted", "Tube, Inserted"], "phantom"
+    )
     assert {name for name, value in named.items() if value} == {"effusion", "effusion/left", "effusion/right"}
     both = mesh_findings(["Opacity/lung/base/bilateral", "Fractures, Bone/clavicle/right"], "phantom")
     assert {name for name, value in both.items() if value} == {
