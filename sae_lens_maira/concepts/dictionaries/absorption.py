@@ -51,7 +51,7 @@ class Absorption(NamedTuple):
 
 
 def concept_tree() -> dict[str, dict[str, frozenset[str]]]:
-    """Children of each parent, each as the visible concepts that it stands for: device, line, side; effusion, side, size."""
+    """Children of each parent, each as the visible concepts that it stands for, such as effusion, side, size."""
     nodes: dict[str, dict[str, set[str]]] = {}
     for name in VISIBLE:
         concept = CONCEPTS[name]

@@ -1,4 +1,4 @@
-"""Disentanglement: latents are exchanged between two renders that differ in one concept (after RAVEL, Huang et al. 2024).
+"""Disentanglement: latents exchanged between two renders that differ in one concept (after RAVEL, Huang et al. 2024).
 
 1. *Choice.* For each concept, the latents that differ most between the two renders of other patients, weighted by how
    much of a latent's difference is this concept's.

@@ -43,9 +43,7 @@ class DictionariesConfig(Settings):
         if len(set(self.seeds)) < 3 or len(set(self.seeds)) != len(self.seeds):
             raise ConfigError("seeds: give three different ones or more; with fewer, nothing can be told from noise.")
         if not isinstance(training.source, PhantomConfig):
-            raise ConfigError(
-                "training.source must be the phantom: the benchmark needs exact truth and counterfactuals."
-            )
+            raise ConfigError("training.source must be the phantom: only it has exact truth and counterfactuals.")
         if training.source.n_held_out < 50:
             raise ConfigError("training.source.n_held_out must be at least 50: scores are measured on these studies.")
         if self.n_choosing > self.n_training:

@@ -1,7 +1,8 @@
 """A small rule labeller for reports: presence, uncertainty, side, size and change, by phrase lists that are data.
 
 In the spirit of NegEx (Chapman et al. 2001) and ConText (Harkema et al. 2009): a *mention* of a finding takes its
-meaning from *cues* in the same sentence, such as ``no``, ``possible`` or ``has resolved``. Rules and phrases are our own.
+meaning from *cues* in the same sentence, such as ``no``, ``possible`` or ``has resolved``. Rules and phrases are
+our own.
 
     lexicon     reads a phrase list of ``phrases/`` or of your own
     sentences   splits a report

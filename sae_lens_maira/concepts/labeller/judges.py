@@ -108,5 +108,5 @@ def _label(value: Any, path: Path, where: str) -> Label | None:
         return _NUMBERS[float(text)]
     except (KeyError, ValueError):
         raise JudgeError(
-            f"'{path}' {where}: the value {quoted(value)} is unknown; write present, absent or uncertain, or 1, 0 or -1."
+            f"'{path}' {where}: the value {quoted(value)} is unknown; write present, absent or uncertain (1, 0, -1)."
         ) from None
