@@ -71,7 +71,8 @@ def compare_rows(rows: Iterable[dict[str, Any]], dictionaries: list[str]) -> dic
     """The dictionaries compared on every metric that is not of a single concept or group."""
     values: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        if not row["subject"] and row["dictionary"] in dictionaries:
+        is_count = row["metric"].endswith("_pairs")
+        if not row["subject"] and not is_count and row["dictionary"] in dictionaries:
             value = float("nan") if row["value"] is None else row["value"]
             values.setdefault(row["metric"], {}).setdefault(row["dictionary"], []).append(value)
     return {metric: compare(own) for metric, own in values.items()}
