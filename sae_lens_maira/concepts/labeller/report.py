@@ -74,15 +74,14 @@ def agreements(
     reports: Reports, labelled: Mapping[str, LabelledReport], lexicon: Lexicon, n_examples: int
 ) -> list[Agreement]:
     """Compare the rules' labels with those that come with the reports. What is not mentioned is not positive."""
-    names = (
-        list(lexicon.findings)
-        if reports.by_finding
-        else sorted({name for known in reports.others for name in known} & _concepts(lexicon))
-    )
-    ours = []
-    for report in labelled.values():
-        known = report.findings if reports.by_finding else report.labels
-        ours.append({name: name in known and known[name].positive for name in names})
+    if reports.by_finding:
+        ours = [_positive_findings(report, lexicon) for report in labelled.values()]
+    else:
+        names = sorted({name for known in reports.others for name in known} & _concepts(lexicon))
+        ours = [
+            {name: name in report.labels and report.labels[name].positive for name in names}
+            for report in labelled.values()
+        ]
     return compare_labels(list(labelled), ours, reports.others, n_examples=n_examples)
 
 
@@ -129,6 +128,16 @@ def describe_examples(found: Sequence[Agreement], reports: Reports, labelled: Ma
                 quotes = [text[slice(report.sentences[n].start, report.sentences[n].end)] for n in numbers]
                 lines.append(f"{own.concept}, {who}, {study}: {' | '.join(quotes) or 'no sentence mentions it'}")
     return "\n".join(lines)
+
+
+def _positive_findings(report: LabelledReport, lexicon: Lexicon) -> dict[str, bool]:
+    """Whether each finding is positive, and for each sided one, as ``finding/right``, whether it is on that side."""
+    found = {name: name in report.findings and report.findings[name].positive for name in lexicon.findings}
+    sides = {f"{m.finding.name}/{side}" for _, m in report.mentions if m.label.positive for side in m.sides}
+    for name, finding in lexicon.findings.items():
+        if finding.is_sided:
+            found |= {f"{name}/{side}": f"{name}/{side}" in sides for side in ("right", "left")}
+    return found
 
 
 def _concepts(lexicon: Lexicon) -> set[str]:
