@@ -45,6 +45,20 @@ class ImageError(UserError):
     """An image cannot be used; the message names the field or file and says why."""
 
 
+class StudyImageError(ImageError):
+    """An image of a study cannot be used; the message names the study and says why.
+
+    Args:
+        index: the study's index in its source.
+        study_id: its id.
+        problem: a sentence that names the image.
+    """
+
+    def __init__(self, index: int, study_id: str, problem: str) -> None:
+        super().__init__(f"Study {quoted(study_id)}, number {index} of its source, has an unusable image: {problem}")
+        self.index, self.study_id, self.problem = index, study_id, problem
+
+
 class MissingImageError(ImageError, FileNotFoundError):
     """There is no such image file; the message names it."""
 

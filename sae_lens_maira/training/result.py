@@ -72,7 +72,7 @@ def check_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite: bo
     _check_own(config, path)
     if written.is_file() and not overwrite:
         earlier = TrainConfig.from_dict(read_yaml(written))
-        ours, theirs = config.to_dict(), earlier.to_dict()
+        ours, theirs = config.identity(), earlier.identity()
         differs = sorted(name for name in ours if ours[name] != theirs[name])
         if differs:
             raise ConfigError(f"'{path}' holds a run with another {', '.join(differs)}; choose another folder.")
