@@ -71,6 +71,14 @@ def training_data(
         TooManySkipped: too many of the studies to score on have images that cannot be used.
     """
     selection = token_selection(config, len(model.studies))
+    n_held_out = len(model.studies) - (selection.n_studies or 0)
+    if n_held_out < config.source.n_held_out:
+        logger.warning(
+            "source.n_held_out is %d, but only %d of %d studies are held out, as at least half of them are trained on.",
+            config.source.n_held_out,
+            n_held_out,
+            len(model.studies),
+        )
     if config.activations.cache is None:
         return _live_data(config, model, hook_names, selection, runner)
     return _cached_data(config, model, hook_names, selection, runner)
@@ -81,7 +89,7 @@ def token_selection(config: TrainConfig, n_studies: int) -> TokenSelection:
 
     Args:
         config: the run's configuration.
-        n_studies: number of studies of the source; the last ones are held out.
+        n_studies: number of studies of the source; the last ones are held out, at most half of all.
     """
     kinds = config.activations.kinds
     return TokenSelection(

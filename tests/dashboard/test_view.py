@@ -274,7 +274,9 @@ def test_a_page_on_demand_holds_private_text_only_under_the_galleries_own_banner
     put(index, "index", {**read(index), "banner": banner})
     with serving(Path("gallery")) as server:
         assert get(server, f"/pages/feature_{ALWAYS}.html")[0] == 200
+        assert server.maker is not None
         subject = server.maker._subject
+    assert subject is not None
     assert list(subject.recording.studies) == ([0, 1, 2, 3, 4] if banner else [2, 3, 4])
 
 

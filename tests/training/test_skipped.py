@@ -111,6 +111,14 @@ def test_the_share_is_of_all_studies_and_no_study_counts_twice():
         resumed.check()
 
 
+def test_a_source_too_small_for_its_held_out_studies_says_how_many_there_are(config, tmp_path, caplog):
+    config = replace(config, source=replace(config.source, n_studies=5, n_held_out=4))
+    model = load_model(config.model, open_source(config.source), config.policy)
+    data = training_data(config, model, config.hook_name, to_runner_config(config, model, tmp_path))
+    assert data.selection.n_studies == 3
+    assert "source.n_held_out is 4, but only 2 of 5 studies are held out" in caplog.text
+
+
 @pytest.fixture
 def interrupting(monkeypatch):
     """Sends a real signal while the store reads a certain batch of rows."""
