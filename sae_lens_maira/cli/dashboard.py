@@ -23,7 +23,7 @@ class DashboardOptions(Settings):
         config: a training YAML with model and studies; the SAE's own by default.
         cache: cached activations to read instead of running the model.
         interpretations: a table of feature, text, score.
-        public: leave out .dashboard.json, which names local paths and lets view make further pages.
+        public: keep nothing beside the gallery that lets view make further pages; that file names local paths.
     """
 
     GROUP = "--"

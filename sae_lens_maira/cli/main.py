@@ -7,6 +7,8 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
+from typing_extensions import override
+
 from sae_lens_maira import __version__
 from sae_lens_maira.cli.architecture import describe_architecture
 from sae_lens_maira.cli.arguments import read_arguments
@@ -18,7 +20,7 @@ from sae_lens_maira.cli.report import report
 from sae_lens_maira.cli.studies import studies
 from sae_lens_maira.cli.train import train
 from sae_lens_maira.cli.view import view
-from sae_lens_maira.errors import UserError, printable
+from sae_lens_maira.errors import UserError, printable, printable_lines
 from sae_lens_maira.setting_values import unknown_name
 
 VERBS: dict[str, tuple[Callable[..., None], str]] = {
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A ``UserError`` becomes one sentence on stderr and status 2; any other exception is raised with its traceback.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, handlers=[_log_handler()])
     try:
         _run(given)
     except UserError as error:
@@ -49,6 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"sae-lens-maira: {printable(error)}\n" if str(error) else "sae-lens-maira: interrupted\n")
         return 130
     return 0
+
+
+class _Printable(logging.Formatter):
+    """Messages as they are, but for what a terminal would obey: ids and file names come from foreign files."""
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+
+def _log_handler() -> logging.Handler:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(message)s"))
+    return handler
 
 
 def _run(given: list[str]) -> None:

@@ -20,7 +20,7 @@ from sae_lens_maira.activations.header import check_cache_fits
 from sae_lens_maira.activations.live import LiveActivations, StudyProgress
 from sae_lens_maira.dashboard.gallery import GalleryText, write_features, write_index, write_static, write_studies
 from sae_lens_maira.dashboard.images import ImageWriter
-from sae_lens_maira.dashboard.origin import Origin
+from sae_lens_maira.dashboard.origin import Origin, origin_path
 from sae_lens_maira.dashboard.own_folder import check_replaceable, mark_gallery
 from sae_lens_maira.dashboard.settings import DashboardSettings
 from sae_lens_maira.dashboard.standard.neuronpedia import write_neuronpedia
@@ -123,11 +123,13 @@ def make_dashboards(
         scratch, made = folder / "scratch", folder / "gallery"
         made.mkdir()
         result = _make(request, path, scratch, made)
-        if origin is not None:
-            origin.write(made)
-        mark_gallery(made)
+        mark_gallery(made, None if origin is None else origin.gallery_id)
         check_replaceable(path)
         replace_folder(made, path)
+        if origin is None:
+            origin_path(path).unlink(missing_ok=True)
+        else:
+            origin.write(path)
     return result
 
 
@@ -255,8 +257,9 @@ def _neuronpedia(
     show_progress: bool,
 ) -> list[Path]:
     """Write Neuronpedia's files from shareable studies only, whatever the gallery shows."""
-    if not shareable.any():
-        logger.warning("No study is shareable, so nothing was written for Neuronpedia.")
+    if not shareable.any() or not features:
+        lacking = "No feature fires" if shareable.any() else "No study is shareable"
+        logger.warning("%s, so nothing was written for Neuronpedia.", lacking)
         return []
     public = Subject(subject.sae, subject.model, subject.recording.only(shareable))
     dataset = subject.sae.cfg.metadata.get("dataset_path") or ""

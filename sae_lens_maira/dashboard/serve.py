@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_lens_maira.dashboard.data_files import INDEX, SERVING, script
 from sae_lens_maira.dashboard.origin import Origin
+from sae_lens_maira.dashboard.own_folder import gallery_id
 from sae_lens_maira.errors import ViewError
 from sae_lens_maira.files import restore_replaced
 
@@ -64,7 +65,7 @@ class GalleryServer(ThreadingHTTPServer):
         if not (folder / INDEX).is_file():
             raise ViewError(f"'{folder}' holds no gallery; make one with sae-lens-maira dashboard SAE --out FOLDER.")
         self.folder = folder.resolve()
-        origin = Origin.read(self.folder)
+        origin = Origin.read(self.folder, gallery_id(self.folder))
         self.maker = self._maker(origin)
         self.missing = self._missing(origin)
         try:
