@@ -17,6 +17,7 @@ from sae_lens_maira.settings import Settings
 from sae_lens_maira.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from sae_lens_maira.interpret.evidence import Evidence
     from sae_lens_maira.interpret.run import Findings, Models
 
 logger = logging.getLogger(__name__)
@@ -118,21 +119,36 @@ def _check_files(options: InterpretOptions, config_path: Path) -> None:
         raise InterpretError(f"There is no '{config_path}', so model and studies are unknown; give --training.")
 
 
-def _export(options: InterpretOptions, evidence: Any, findings: Findings, model: Any, sae: Any) -> None:
-    hook_name = str(sae.cfg.metadata.hook_name)
+def _export(options: InterpretOptions, evidence: Evidence, findings: Findings, model: Any, sae: Any) -> None:
+    """Write the formats of other tools."""
+    hook_name, main = str(sae.cfg.metadata.hook_name), findings.scored["main"]
+    shareable = [study.shareable for study in evidence.corpus.studies]
+    model_name = str(sae.cfg.metadata.model_name or model.cfg.model_name)
     if options.delphi is not None:
-        from sae_lens_maira.interpret.formats.delphi import write_delphi
+        from sae_lens_maira.interpret.formats.delphi import write_cache, write_explanations, write_scores
 
-        write_delphi(options.delphi, evidence, findings, hook_name)
+        write_cache(
+            options.delphi,
+            evidence.corpus.recording,
+            evidence.corpus.firings,
+            shareable,
+            d_vocab=model.row_vocabulary.d_vocab,
+            pad_token_id=int(model.tokenizer.pad_token_id),
+            model_name=model_name,
+        )
+        write_explanations(options.delphi, hook_name, {f: found.text for f, found in findings.explanations.items()})
+        write_scores(options.delphi, hook_name, evidence, main, findings.use.threshold)
     if options.neuronpedia is not None:
         from sae_lens_maira.interpret.formats.neuronpedia import write_batches
 
+        by_feature = {one.feature: one for one in main}
         write_batches(
             options.neuronpedia,
-            {one.feature: one for one in findings.scored["main"]},
-            model_id=str(sae.cfg.metadata.model_name or model.cfg.model_name),
+            by_feature,
+            model_id=model_name,
             layer=hook_name,
             judge=findings.use.judge.name,
+            all_shareable=all(shareable),
         )
 
 

@@ -68,12 +68,14 @@ class Corpus:
         units: in the order of the studies and their prompts.
         activations: each feature's strongest activation in each unit, (n_units, n_features).
         firings: activations of each token, (n_tokens, n_features), from which tokens are marked.
+        recording: the recorded tokens.
     """
 
     studies: Sequence[Study]
     units: Sequence[Unit]
     activations: csr_array
     firings: csr_array
+    recording: Recording
 
     @property
     def n_features(self) -> int:
@@ -125,7 +127,7 @@ def build_corpus(
     firings = encode(folded, recording, folder / "firings", show_progress=show_progress)
     own = [studies[int(index)] for index in recording.studies]
     units = cut_into_units(recording, own, subject.texts())
-    return Corpus(own, units, strongest_of_units(firings, units, folder / "units"), firings)
+    return Corpus(own, units, strongest_of_units(firings, units, folder / "units"), firings, recording)
 
 
 def cut_into_units(recording: Recording, studies: Sequence[Study], texts: Sequence[str]) -> list[Unit]:

@@ -14,6 +14,7 @@ from sae_lens_maira.interpret.answers import Answers
 from sae_lens_maira.interpret.chat import ChatFailure, ChatRequest
 from sae_lens_maira.interpret.evidence import Evidence
 from sae_lens_maira.interpret.explanation import Explanation, cleaned, explanation_of
+from sae_lens_maira.interpret.formats.delphi import read_explanations
 from sae_lens_maira.interpret.prompts import WrittenExplanation, explain_request
 from sae_lens_maira.interpret.scoring import JudgeUse, Scored, score_arm
 from sae_lens_maira.interpret.shown import image_url, marked_text, show
@@ -52,12 +53,16 @@ def explain_by_rules(evidence: Evidence, features: Sequence[int]) -> dict[int, E
 
 
 def explain_by_table(path: Path, features: Sequence[int], n_features: int) -> dict[int, Explanation]:
-    """The explanations of a table, for features that are in it; their scores are left behind.
+    """The explanations of a table, or of a folder of Delphi's, for features that are in it; scores are left behind.
 
     Raises:
         SaeFormatError: the table cannot be read.
+        InterpretError: the folder holds no explanations.
     """
-    rows = {row.feature: row.text for row in read_interpretations(path, n_features)}
+    if path.is_dir():
+        rows = read_explanations(path)
+    else:
+        rows = {row.feature: row.text for row in read_interpretations(path, n_features)}
     return {feature: Explanation(cleaned(rows[feature]), "table") for feature in features if feature in rows}
 
 

@@ -91,7 +91,8 @@ class TableConfig(Settings):
     """Explanations that are there already, such as those of the released SAEs; they are scored again.
 
     Args:
-        path: a table with a column of features and one of texts (CSV, TSV, JSON, JSON lines or Parquet).
+        path: a table with a column of features and one of texts (CSV, TSV, JSON, JSON lines or Parquet);
+            or the folder of Delphi's explanations.
     """
 
     GROUP = "explainer."
