@@ -112,7 +112,7 @@ def _claims(facts: dict[FactKind, list[str]]) -> list[str]:
     for name in named:
         words = readable(name)
         extra = [word for word in (size, side) if word and word not in words.split()]
-        claims.append(f"{' '.join([*extra, words])} is {'possible' if uncertain else 'present'}")
+        claims.append(f"{' '.join([*extra, words])} {_be(words)} {'possible' if uncertain else 'present'}")
     if not named and (side or size):
         what = "something" if not facts.get("absent") else "what is named"
         claims.append(f"{what} is {' and '.join(word for word in (size, f'on the {side}' if side else None) if word)}")
@@ -120,11 +120,15 @@ def _claims(facts: dict[FactKind, list[str]]) -> list[str]:
         claims.append("a finding is only possible")
     if not named and not uncertain and not (side or size) and "present" in facts.get("presence", []):
         claims.append("a finding is present")
-    claims += [f"there is no {readable(name)}" for name in facts.get("absent", [])]
+    claims += [f"there {_be(readable(name))} no {readable(name)}" for name in facts.get("absent", [])]
     if change:
         claims.append(f"{'it' if named else 'something'} {_CHANGES[change]}")
     claims += [f"the study shows {readable(name)}" for name in facts.get("label", [])]
     return claims
+
+
+def _be(words: str) -> str:
+    return "are" if re.search(r"[^is]s$", words) else "is"
 
 
 def _and(parts: list[str]) -> str:
