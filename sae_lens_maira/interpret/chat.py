@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -107,6 +107,7 @@ class ChatFailure(Exception):
     """A question got no usable answer; the message says why. It is listed in the result, and asked again next time."""
 
 
+@runtime_checkable
 class Chat(Protocol):
     """A language model."""
 

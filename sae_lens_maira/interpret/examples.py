@@ -24,12 +24,10 @@ from scipy.sparse import csc_array, csr_array
 from sae_lens_maira.interpret.corpus import Corpus
 from sae_lens_maira.interpret.counterfactuals import Counterfactual, counterfactual_units
 from sae_lens_maira.interpret.facts import Fact
-from sae_lens_maira.interpret.rules import STRONG
+from sae_lens_maira.interpret.rules import SILENT, STRONG
 
 SilentKind: TypeAlias = Literal["random", "same_section", "sibling", "contrast", "counterfactual"]
 SILENT_KINDS: tuple[SilentKind, ...] = get_args(SilentKind)
-SILENT = 0.1
-"""A feature is silent in a unit with at most this share of its scale."""
 N_SIBLINGS = 5
 
 

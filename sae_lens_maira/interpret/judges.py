@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from typing_extensions import override
 
@@ -41,6 +41,7 @@ class Judgement:
     failure: str | None = None
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Says whether explanations are true of units."""
 

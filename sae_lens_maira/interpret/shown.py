@@ -6,7 +6,6 @@ import base64
 import io
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 
 from sae_lens_maira.data.study import VIEWS, Study, View
 from sae_lens_maira.interpret.corpus import Corpus
@@ -80,7 +79,6 @@ def marked_text(corpus: Corpus, number: int, feature: int) -> str:
     return f"[{section}] {' '.join(text.split())}"[:_LONGEST_TEXT]
 
 
-@lru_cache(maxsize=256)
 def image_url(study: Study, view: View) -> str:
     """An image of a study as a data URL of a PNG."""
     image = study.images[view].open().convert("L")
