@@ -147,7 +147,8 @@ class Answers:
         open_requests = {key: request for key, request in zip(keys, requests, strict=True) if key not in found}
         if self._dry_run:
             for key, request in open_requests.items():
-                self._count(request, None)
+                if key not in self._recorded:
+                    self._count(request, None)
                 found[key] = placeholder(request, key)
         elif open_requests:
             found |= self._ask(open_requests, description)
@@ -179,8 +180,8 @@ class Answers:
             raise Interrupted("interrupted; all answers so far are kept, and the same command goes on from here")
         if stopped:
             raise InterpretError(
-                f"The budget ({stopped}) is spent with {len(waiting)} requests of '{description}' left; all answers are "
-                "kept, so raise the budget and run the same command again."
+                f"The budget ({stopped}) is spent with {len(waiting)} requests of '{description}' left; all answers "
+                "are kept, so raise the budget and run the same command again."
             )
         return found
 

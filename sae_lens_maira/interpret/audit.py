@@ -1,8 +1,8 @@
 """The judge, judged: pairs whose truth is known, asked before anything is scored.
 
-1. True and false pairs come from the phantom's grammar, whose sentences have one meaning each: false ones are near misses
-   by negation, side, change or word, or another finding. Where the studies are the phantom's, images whose concept was
-   not drawn are added; where a source labels sentences, its sentences.
+1. True and false pairs come from the phantom's grammar, whose sentences have one meaning each: false ones are near
+   misses by negation, side, change or word, or another finding. Where the studies are the phantom's, images whose
+   concept was not drawn are added.
 2. On a random half of the pairs a threshold is chosen, at which balanced accuracy is best; all figures are of the
    other half.
 """
@@ -29,7 +29,7 @@ from sae_lens_maira.measures.ranking import auroc
 from sae_lens_maira.phantom.words.grammar import NORMAL_STATEMENTS, Claim, possible_changes, sentences
 from sae_lens_maira.phantom.world.concepts import VISIBLE
 
-AuditKind: TypeAlias = Literal["true", "negation", "side", "change", "word", "other", "counterfactual", "label"]
+AuditKind: TypeAlias = Literal["true", "negation", "side", "change", "word", "other", "counterfactual"]
 N_BINS = 5
 
 
@@ -143,15 +143,18 @@ def corpus_pairs(
             others = counterfactual_units(corpus, number, [new])
             if corpus.units[number].place == "frontal" and others and len(found) < n_pairs:
                 explanation = explanation_of((Fact("concept", new.concept), Fact("section", "frontal")))
-                for kind, place in (("true", number), ("counterfactual", others[0])):
-                    pair = Pair(explanation, show(corpus, place, with_images=with_images))
-                    found.append(AuditPair(kind, pair, kind == "true"))
+                drawn, missing = (
+                    Pair(explanation, show(corpus, place, with_images=with_images)) for place in (number, others[0])
+                )
+                found += [AuditPair("true", drawn, True), AuditPair("counterfactual", missing, False)]
     return found
 
 
 def _negation(concept: str, rng: np.random.Generator) -> list[AuditPair]:
     finding = parts_of(concept).finding
-    normal = [statement for statement in NORMAL_STATEMENTS if Fact("absent", finding) in facts_of_labels(statement.labels)]
+    normal = [
+        statement for statement in NORMAL_STATEMENTS if Fact("absent", finding) in facts_of_labels(statement.labels)
+    ]
     if not normal:
         return []
     absent = str(rng.choice(normal[0].wordings))
@@ -198,13 +201,18 @@ def _two(kind: AuditKind, rule: Rule, true: str, true_labels: dict, false: str, 
     """A true pair and a false one, if the facts agree that they are."""
     explanation = explanation_of(rule)
     pairs: list[AuditPair] = []
-    for name, text, labels in (("true", true, true_labels), (kind, false, false_labels)):
-        facts = frozenset({*facts_of_labels(labels), Fact("section", "findings"), *(Fact("word", w) for w in words_of(text))})
+    sides: list[tuple[AuditKind, str, dict]] = [("true", true, true_labels), (kind, false, false_labels)]
+    for name, text, labels in sides:
+        facts = frozenset(
+            {*facts_of_labels(labels), Fact("section", "findings"), *(Fact("word", w) for w in words_of(text))}
+        )
         pairs.append(AuditPair(name, Pair(explanation, ShownUnit("findings", text, facts)), holds(rule, facts)))
     return pairs if [pair.is_true for pair in pairs] == [True, False] else []
 
 
-def _reliability(probabilities: Float[np.ndarray, " n"], is_true: Bool[np.ndarray, " n"]) -> list[tuple[float, float, int]]:
+def _reliability(
+    probabilities: Float[np.ndarray, " n"], is_true: Bool[np.ndarray, " n"]
+) -> list[tuple[float, float, int]]:
     bins = np.minimum((probabilities * N_BINS).astype(int), N_BINS - 1)
     return [
         (float(probabilities[bins == place].mean()), float(is_true[bins == place].mean()), int((bins == place).sum()))

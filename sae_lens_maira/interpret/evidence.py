@@ -154,8 +154,12 @@ def gather_evidence(
     folded = folded_copy(sae)
     corpus = build_corpus(subject, everything, folded, folder / "sae", show_progress=show_progress)
     masks = {
-        part: corpus.in_studies(np.array([number[i] for i in own.tolist() if i in number])) for part, own in parts.items()
+        part: corpus.in_studies(np.array([number[i] for i in own.tolist() if i in number], dtype=np.int64))
+        for part, own in parts.items()
     }
+    empty = next((part for part, mask in masks.items() if not mask.any()), None)
+    if empty is not None:
+        raise InterpretError(f"There are too few patients: none is left to {empty} on; use more studies.")
     n_active = corpus.firings.nnz / max(recording.n_tokens, 1)
     random = RandomDirections.like(sae, recording, n_active, settings.seed)
     control = build_corpus(subject, everything, random, folder / "random", show_progress=show_progress)

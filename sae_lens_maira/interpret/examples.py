@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -98,7 +99,7 @@ class ExampleFinder:
         strengths = self.strengths(feature)
         on = self._over_quantiles(np.flatnonzero(self._part & (strengths > STRONG)), strengths, n_on, rng)
         silent = self._part & (strengths <= SILENT)
-        pools = {
+        pools: dict[SilentKind, np.ndarray] = {
             "contrast": self._contrast(on, silent),
             "sibling": self._with_siblings(feature, silent),
             "same_section": silent & np.isin(self._places, list({self._places[unit] for unit in on})),
@@ -136,7 +137,7 @@ class ExampleFinder:
         if len(pool) <= n:
             return pool.tolist()
         edges = np.linspace(0, len(pool), n + 1).astype(int)
-        return [int(pool[rng.integers(low, high)]) for low, high in zip(edges, edges[1:], strict=False)]
+        return [int(pool[rng.integers(low, high)]) for low, high in pairwise(edges)]
 
     def _spread(self, units: Int[np.ndarray, " n"], rng: np.random.Generator) -> list[int]:
         """Units in random order, one per study first."""
@@ -169,10 +170,10 @@ class ExampleFinder:
     def _similar_words(self, on: Sequence[int], silent: Bool[np.ndarray, " n_units"]) -> Bool[np.ndarray, " n_units"]:
         """The silent units that share most words with a unit in which the feature is on."""
         units = self._corpus.units
-        words = [{fact for fact in units[unit].facts if fact.kind == "word"} for unit in on]
+        words = [{fact for fact in units[int(unit)].facts if fact.kind == "word"} for unit in on]
         likeness = np.zeros(len(units))
         for number in np.flatnonzero(silent):
-            own = {fact for fact in units[number].facts if fact.kind == "word"}
+            own = {fact for fact in units[int(number)].facts if fact.kind == "word"}
             if own:
                 likeness[number] = max((len(own & other) / len(own | other) for other in words), default=0.0)
         close = np.flatnonzero(likeness > 0)

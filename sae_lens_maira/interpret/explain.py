@@ -87,7 +87,9 @@ def explain_by_model(
     """
     settings = evidence.settings
     wanted = [(feature, number) for feature in features for number in range(settings.n_candidates)]
-    requests = [_request(evidence, feature, number, sees, (changes or {}).get(feature, "")) for feature, number in wanted]
+    requests = [
+        _request(evidence, feature, number, sees, (changes or {}).get(feature, "")) for feature, number in wanted
+    ]
     candidates: list[Candidate] = []
     for (feature, number), answer in zip(wanted, answers.ask_all(requests, "explanations"), strict=True):
         if isinstance(answer, ChatFailure):

@@ -1,8 +1,8 @@
 """What is known to be true of a piece of a study: the vocabulary of rules, and of a judge that cannot err.
 
-A *fact* is a kind and a value, such as ``finding: effusion`` or ``side: left``. Facts of a sentence come from the labels
-of the source's sentences (the phantom's are exact), from its section and from its words; facts of an image come from the
-labels of its study. A *rule* is a set of facts that hold together.
+A *fact* is a kind and a value, such as ``finding: effusion`` or ``side: left``. Facts of a sentence come from the
+labels of the source's sentences (the phantom's are exact), from its section and from its words; facts of an image come
+from the labels of its study. A *rule* is a set of facts that hold together.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class LanguageJudge(Judge):
 
 
 def probability_of_yes(reply: ChatReply) -> float | None:
-    """The probability of "yes" against "no" as first token; without log probabilities 1 or 0; None for other answers."""
+    """The probability of "yes" against "no" as first token; without log probabilities 1 or 0; None for other words."""
     mass = {"yes": 0.0, "no": 0.0}
     for token, logprob in reply.top:
         word = re.sub(r"[^a-z]", "", token.lower())
@@ -162,9 +162,7 @@ def rule_of_words(explanation: Explanation, known: Sequence[Fact]) -> Rule:
 def _least_alike(group: Sequence[ShownUnit]) -> int | None:
     """The unit that shares fewest facts with the others (Jaccard index); None if several share as few."""
     sets = [unit.facts for unit in group]
-    likeness = [
-        sum(len(own & other) / max(len(own | other), 1) for other in sets if other is not own) for own in sets
-    ]
+    likeness = [sum(len(own & other) / max(len(own | other), 1) for other in sets if other is not own) for own in sets]
     least = min(likeness)
     places = [place for place, value in enumerate(likeness) if value <= least + 1e-12]
     return places[0] if len(places) == 1 else None

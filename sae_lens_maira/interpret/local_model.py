@@ -32,7 +32,8 @@ class LocalModel(Chat):
 
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
-            self._model: Any = AutoModelForCausalLM.from_pretrained(path).to(device).eval()
+            model: Any = AutoModelForCausalLM.from_pretrained(path)
+            self._model = model.to(device).eval()
         except (OSError, ValueError) as error:
             raise InterpretError(f"The language model '{path}' cannot be loaded ({printable(error)[:200]}).") from None
         self._device, self._lock = device, threading.Lock()
@@ -75,7 +76,9 @@ class LocalModel(Chat):
     def _prompt(self, request: ChatRequest) -> torch.Tensor:
         system = request.system
         if request.schema is not None:
-            system += f"\nAnswer with one JSON object of this schema, and nothing else: {request.schema.model_json_schema()}"
+            system += (
+                f"\nAnswer with one JSON object of this schema, and nothing else: {request.schema.model_json_schema()}"
+            )
         if self._tokenizer.chat_template:
             messages = [{"role": "system", "content": system}, {"role": "user", "content": request.user}]
             text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -23,9 +23,7 @@ class RandomDirections:
         k: projections kept per token; negative ones are never kept.
     """
 
-    def __init__(
-        self, directions: Float[Tensor, "n_features d_in"], center: Float[Tensor, " d_in"], k: int
-    ) -> None:
+    def __init__(self, directions: Float[Tensor, "n_features d_in"], center: Float[Tensor, " d_in"], k: int) -> None:
         self._directions, self._center, self._k = directions, center, k
         self.cfg = SimpleNamespace(d_sae=len(directions))
         self.device, self.dtype = torch.device("cpu"), torch.float32

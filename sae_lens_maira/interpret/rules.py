@@ -10,8 +10,8 @@
    those that the Benjamini-Hochberg procedure keeps at the given rate are combined: single facts, pairs, triples.
 4. Of the best rules on the patients to explain on, the one that does best on the patients to choose on wins: by a mean
    of its Dice coefficient and of its balanced accuracy between units in which the feature is on and silent ones. A rule
-   that names a concept or finding wins over one without as long as it does at least ``PREFERENCE`` times as well, because
-   it says more than a word or a section does.
+   that names a concept or finding wins over one without as long as it does at least ``PREFERENCE`` times as well,
+   because it says more than a word or a section does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.sparse import csc_array, csr_array
 from scipy.stats import false_discovery_control, hypergeom
 
@@ -229,7 +229,7 @@ def _adjusted(fires: csc_array, holding: csr_array) -> Float[np.ndarray, "n_feat
     both = (fires.T @ holding).toarray()
     n_fires, n_holds = _column_sums(fires).reshape(-1, 1), _column_sums(holding)
     p_values = hypergeom.sf(both - 1, holding.shape[0], n_holds, n_fires)  # pyright: ignore[reportOptionalSubscript]
-    return false_discovery_control(np.clip(p_values, 0, 1), axis=None).reshape(both.shape)
+    return false_discovery_control(np.clip(p_values, 0, 1).ravel()).reshape(both.shape)
 
 
 def _candidates(sets: Sequence[frozenset[Fact]]) -> list[Fact]:

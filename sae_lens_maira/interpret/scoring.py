@@ -170,7 +170,9 @@ def _scored(
     is_on = np.array([example.is_on for example in examples], dtype=bool)
     values = [np.nan if found.probability is None else found.probability for found in judgements]
     probabilities = np.array(values, dtype=np.float64)
-    patients = evidence.corpus.patients[[example.unit for example in examples]] if examples else np.zeros(0, dtype=object)
+    patients = (
+        evidence.corpus.patients[[example.unit for example in examples]] if examples else np.zeros(0, dtype=object)
+    )
     kinds = [example.kind for example in examples]
     detection = score_detection(is_on, probabilities, patients, kinds, threshold, seed=feature)
     can_shuffle = detection.n_on > 0 and detection.n_silent > 0

@@ -1,9 +1,9 @@
 """A client of any server with OpenAI's chat interface: vLLM, llama.cpp, Ollama, and hosted ones.
 
-1. Connections that break, status 408, 409, 429 and 5xx, and answers that are no JSON are tried again, after the server's
-   ``Retry-After`` or else exponentially longer pauses.
-2. Structured answers are asked for by ``json_schema``; a server that refuses that is asked for ``json_object``, then for
-   plain text. What worked is remembered, and every reply says how it was asked for.
+1. Connections that break, status 408, 409, 429 and 5xx, and answers that are no JSON are tried again, after the
+   server's ``Retry-After`` or else exponentially longer pauses.
+2. Structured answers are asked for by ``json_schema``; a server that refuses that is asked for ``json_object``, then
+   for plain text. What worked is remembered, and every reply says how it was asked for.
 3. A server that refuses ``logprobs`` is asked without; its one-word answers are then read as text.
 """
 
@@ -126,7 +126,7 @@ class ChatServer(Chat):
     @property
     def degraded(self) -> list[str]:
         """What the server refused, as it stands in results."""
-        refused = list(_MODES[: self._mode_number])
+        refused: list[str] = [*_MODES[: self._mode_number]]
         return refused if self._logprobs else [*refused, "logprobs"]
 
     def close(self) -> None:
@@ -227,7 +227,9 @@ class ChatServer(Chat):
             response = self._client.get("models")
             names = [str(model["id"]) for model in response.raise_for_status().json()["data"]]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            raise InterpretError(f"The server '{url}' does not say which model it serves ({printable(error)}).") from None
+            raise InterpretError(
+                f"The server '{url}' does not say which model it serves ({printable(error)})."
+            ) from None
         if len(names) != 1:
             raise InterpretError(f"The server '{url}' serves {', '.join(names) or 'no model'}; choose one by its name.")
         return names[0].rsplit("/", 1)[-1]

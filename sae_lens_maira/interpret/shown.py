@@ -48,7 +48,7 @@ def show(corpus: Corpus, number: int, *, with_images: bool = False) -> ShownUnit
     unit = corpus.units[number]
     study = corpus.studies[unit.study]
     remark = " (there is a prior study)" if study.prior_frontal is not None or study.prior_report else ""
-    view = next((view for view in VIEWS if view == unit.place), None)
+    view: View | None = next((view for view in VIEWS if view == unit.place), None)
     section = f"{view.replace('_', ' ')} image" if view else unit.place.replace("_", " ")
     images = (image_url(study, view),) if with_images and view else ()
     return ShownUnit(f"{section}{remark}", plain_text(study, unit.text, view), unit.facts, images)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
-from scipy.stats import spearmanr
+from jaxtyping import Bool, Float
+from scipy.stats import rankdata
 
 from sae_lens_maira.interpret.evidence import Evidence
 from sae_lens_maira.interpret.explanation import Explanation
@@ -94,7 +94,10 @@ def compare_with_truth(judged: Sequence[Scored], true: Sequence[Scored], *, high
         share of high scores whose explanation is not right.
     """
     pairs = np.array(
-        [(a.detection.balanced_accuracy.value, b.detection.balanced_accuracy.value) for a, b in zip(judged, true, strict=True)]
+        [
+            (a.detection.balanced_accuracy.value, b.detection.balanced_accuracy.value)
+            for a, b in zip(judged, true, strict=True)
+        ]
     ).reshape(-1, 2)
     pairs = pairs[np.isfinite(pairs).all(axis=1)]
     right, is_high = pairs[:, 1] >= high, pairs[:, 0] >= high
@@ -102,7 +105,14 @@ def compare_with_truth(judged: Sequence[Scored], true: Sequence[Scored], *, high
     return {
         "n": len(pairs),
         "n_right": int(right.sum()),
-        "spearman": float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic) if len(pairs) > 2 else None,
+        "spearman": _rank_correlation(pairs),
         "auroc": float(auroc(pairs[:, :1], right[:, None])[0, 0]) if can_rank else None,
         "high_but_wrong": list(wilson(int((is_high & ~right).sum()), int(is_high.sum()))),
     }
+
+
+def _rank_correlation(pairs: Float[np.ndarray, "n two"]) -> float | None:
+    """Spearman's: the correlation of the ranks; None where one of the two does not vary."""
+    if any(len(np.unique(column)) < 2 for column in pairs.T):
+        return None
+    return float(np.corrcoef(rankdata(pairs[:, 0]), rankdata(pairs[:, 1]))[0, 1])

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 Trouble = Literal["429", "500", "cut", "no json", "no choices", "hang up"]
-_COMMON = {"a", "the", "of", "that", "says", "is", "are", "sentence", "there", "no", "present", "and", "it", "in", "any"}
+_COMMON = {
+    "a",
+    "the",
+    "of",
+    "that",
+    "says",
+    "is",
+    "are",
+    "sentence",
+    "there",
+    "no",
+    "present",
+    "and",
+    "it",
+    "in",
+    "any",
+}
 
 
 def shares_a_word(body: dict[str, Any]) -> float:
@@ -32,7 +49,7 @@ class ChatStandIn(ThreadingHTTPServer):
         refuses: forms of questions that are answered with status 400.
         judge: probability of yes, from the request's body.
         write: a structured answer's text, from the request's body.
-        stop_after: answers, after which every connection is cut.
+        retry_after: what status 429 asks for, in seconds.
     """
 
     daemon_threads = True
@@ -40,14 +57,14 @@ class ChatStandIn(ThreadingHTTPServer):
     def __init__(
         self,
         *,
-        troubles: list[Trouble] | None = None,
+        troubles: Sequence[Trouble] = (),
         refuses: tuple[str, ...] = (),
         judge: Callable[[dict[str, Any]], float] = shares_a_word,
         write: Callable[[dict[str, Any]], str] | None = None,
         retry_after: str = "0.05",
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.troubles: list[Trouble] = list(troubles or [])
+        self.troubles: list[Trouble] = list(troubles)
         self.refuses, self.judge, self.retry_after = refuses, judge, retry_after
         self.write = write or (lambda body: json.dumps({"sentence": f"A sentence with code {_hash(body)}."}))
         self.bodies: list[dict[str, Any]] = []
@@ -74,7 +91,7 @@ def _hash(body: dict[str, Any]) -> str:
 class _Handler(BaseHTTPRequestHandler):
     server: ChatStandIn  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:
         """Silent."""
 
     def do_GET(self) -> None:
@@ -94,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif trouble in ("cut", "hang up"):
             self.close_connection = True
             if trouble == "cut":
-                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{\"choices\": [")
+                self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{"choices": [')
             self.connection.shutdown(socket.SHUT_RDWR)
         elif trouble == "no json":
             self._raw(200, b"<html>busy</html>")
@@ -116,8 +133,6 @@ class _Handler(BaseHTTPRequestHandler):
         yes = self.server.judge(body)
         choice: dict[str, Any] = {"message": {"content": "Yes" if yes >= 0.5 else " no."}}
         if body.get("logprobs"):
-            import math
-
             first = [{"token": " Yes", "logprob": math.log(yes)}, {"token": "No", "logprob": math.log(1 - yes)}]
             choice["logprobs"] = {"content": [{"top_logprobs": first}]}
         self._answer(200, {"choices": [choice], "usage": usage})

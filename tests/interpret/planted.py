@@ -32,7 +32,11 @@ MEANINGS: dict[int, Callable[[Unit], float]] = {
     DEAD: lambda _: 0.0,
     UNCHANGED: lambda unit: 1.0 * (Fact("change", "unchanged") in unit.facts and unit.place == "findings"),
 }
-_VIEWS = {"frontal": TokenKind.FRONTAL_IMAGE, "lateral": TokenKind.LATERAL_IMAGE, "prior_frontal": TokenKind.PRIOR_IMAGE}
+_VIEWS = {
+    "frontal": TokenKind.FRONTAL_IMAGE,
+    "lateral": TokenKind.LATERAL_IMAGE,
+    "prior_frontal": TokenKind.PRIOR_IMAGE,
+}
 
 
 def pieces_of(text: str) -> list[str]:

@@ -20,7 +20,11 @@ def test_the_units_of_a_section_are_its_sentences_in_order(evidence):
     for number in (0, 7, 30):
         study = corpus.studies[number]
         for section, text in study.texts.items():
-            own = [corpus.units[place].text for place in corpus.units_of_study(number) if corpus.units[place].place == section]
+            own = [
+                corpus.units[place].text
+                for place in corpus.units_of_study(number)
+                if corpus.units[place].place == section
+            ]
             assert " ".join(own) == " ".join(text.split())
             assert all(sentence.count(".") <= 1 for sentence in own)
 
@@ -121,7 +125,9 @@ def test_a_counterfactual_is_the_same_image_without_the_concept(evidence):
 
 
 def test_all_kinds_of_silent_units_occur(evidence):
-    kinds = {e.kind for feature in (IMAGE, EFFUSION, PACEMAKER) for e in evidence.examples("score").find(feature, 40, 5)}
+    kinds = {
+        e.kind for feature in (IMAGE, EFFUSION, PACEMAKER) for e in evidence.examples("score").find(feature, 40, 5)
+    }
     assert kinds == {"on", *SILENT_KINDS}
 
 
@@ -137,7 +143,11 @@ def test_an_image_is_shown_by_its_view_and_its_report(evidence):
 def test_features_that_are_on_too_rarely_are_left_out(evidence):
     counts = evidence.n_studies_on
     assert counts[PACEMAKER] == len(
-        {u.study for u in evidence.corpus.units if "pacemaker" in _concepts(u) and u.place == "findings" and u.study < 240}
+        {
+            u.study
+            for u in evidence.corpus.units
+            if "pacemaker" in _concepts(u) and u.place == "findings" and u.study < 240
+        }
     )
     assert np.all(counts[evidence.choose_features()] >= 8)
 

@@ -96,7 +96,9 @@ def test_scores_give_the_same_balanced_accuracy_when_read(evidence, scored, tmp_
     found = read_scores(path)
     assert found == {one.feature: pytest.approx(one.detection.balanced_accuracy.value) for one in scored}
     rows = json.loads((path / f"{HOOK}_latent{WORD}.txt").read_text())
-    assert {"str_tokens", "activations", "distance", "activating", "prediction", "correct", "probability"} == set(rows[0])
+    assert {"str_tokens", "activations", "distance", "activating", "prediction", "correct", "probability"} == set(
+        rows[0]
+    )
 
 
 def test_neuronpedias_batches_hold_its_columns_and_the_score(scored, tmp_path):

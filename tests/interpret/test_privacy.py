@@ -13,7 +13,9 @@ from tests.interpret.chat_stand_in import ChatStandIn
 FREE, PRIVATE = [True, True], [True, False]
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8080/v1", "http://localhost/v1", "https://[::1]:9/v1", "http://127.9.8.7"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8080/v1", "http://localhost/v1", "https://[::1]:9/v1", "http://127.9.8.7"]
+)
 def test_this_machine_may_see_everything(url):
     assert is_loopback(url)
     check_private_text(url, PRIVATE, None)

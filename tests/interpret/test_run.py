@@ -20,7 +20,7 @@ from sae_lens_maira.interpret.scoring import JudgeUse
 from sae_lens_maira.interpret.server import ChatServer
 from sae_lens_maira.interpret.settings import InterpretSettings, TableConfig
 from sae_lens_maira.results import read_result
-from tests.interpret.chat_stand_in import ChatStandIn
+from tests.interpret.chat_stand_in import ChatStandIn, Trouble
 from tests.interpret.planted import EFFUSION, IMAGE, PACEMAKER, UNCHANGED, WORD, make_evidence
 
 SETTINGS = InterpretSettings(n_features=None, n_on=4, n_silent=1, n_audit=20, n_controls=3, n_candidates=2, n_shown=4)
@@ -75,9 +75,7 @@ def test_all_tables_have_their_rows_and_private_text_is_in_none(tmp_path):
     hidden = make_evidence(tmp_path / "units", n_studies=120, settings=SETTINGS, shareable=False)
     run(hidden, truth(), tmp_path / "result")
     result = read_result(tmp_path / "result")
-    assert result.table_names == ["candidates", "examples", "features", "judgements", "scores"] or set(
-        result.table_names
-    ) == {"candidates", "examples", "features", "judgements", "scores"}
+    assert set(result.table_names) == {"candidates", "examples", "features", "judgements", "scores"}
     assert result.table("examples").num_rows > 20
     assert set(result.table("examples")["text"].to_pylist()) == {None}
     everything = b"".join(bytes_of(tmp_path / "result").values()).decode("utf-8", "replace")
@@ -180,15 +178,14 @@ def test_killed_and_resumed_equals_uninterrupted(small, tmp_path):
 
 
 def test_a_server_that_fails_now_and_then_loses_no_feature_and_lists_what_failed(small, tmp_path):
-    with ChatStandIn(troubles=["429", "cut", "500", "no json", "hang up", "no choices"] * 3, retry_after="0") as server:
+    troubles: list[Trouble] = ["429", "cut", "500", "no json", "hang up", "no choices"]
+    with ChatStandIn(troubles=troubles * 3, retry_after="0") as server:
         findings = run(small, by_server(server, tmp_path), tmp_path)
     assert {one.feature for one in findings.scored["main"]} == set(findings.features)
-    refused: set[int] = set()
     with ChatStandIn(write=lambda _: "no object at all") as server:
         findings = run(small, by_server(server, tmp_path / "b"), tmp_path / "b")
     result = read_result(tmp_path / "b")
     assert findings.explanations == {}
-    assert refused == set()
     failures = result.summary["models"]["explainer"]["failures"]
     assert len(failures) == 2 * len(findings.features)
     assert {row["failure"][:30] for row in result.table("candidates").to_pylist()} == {"the answer has not the form th"}

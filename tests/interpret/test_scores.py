@@ -1,6 +1,6 @@
 """Detection scores against plain loops and by hand; the audit of judges that are good, blind or contrary."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sae_lens_maira.errors import InterpretError
 from sae_lens_maira.interpret.audit import best_threshold, corpus_pairs, grammar_pairs, run_audit
+from sae_lens_maira.interpret.chat import Purpose
 from sae_lens_maira.interpret.explanation import Explanation
 from sae_lens_maira.interpret.facts import Fact
 from sae_lens_maira.interpret.judges import Judgement, Pair, TruthJudge
@@ -44,7 +45,9 @@ def test_always_the_same_answer_scores_exactly_one_half(answer):
 
 def test_an_abstention_is_wrong_and_is_counted():
     is_on = np.array([True, True, False, False])
-    found = score_detection(is_on, np.array([0.9, np.nan, np.nan, 0.1]), list("abcd"), ["on", "on", "random", "sibling"])
+    found = score_detection(
+        is_on, np.array([0.9, np.nan, np.nan, 0.1]), list("abcd"), ["on", "on", "random", "sibling"]
+    )
     assert found.balanced_accuracy.value == 0.5
     assert found.n_abstained == 2
     assert found.by_kind == {"random": 0.25, "sibling": 0.75}
@@ -81,10 +84,10 @@ class Blind:
 
     name = "blind"
 
-    def judge(self, pairs, purpose):
+    def judge(self, pairs: Sequence[Pair], purpose: Purpose) -> list[Judgement]:
         return [Judgement(0.6) for _ in pairs]
 
-    def find_intruders(self, groups):
+    def find_intruders(self, groups: Sequence[Sequence[ShownUnit]]) -> list[int | None]:
         return [0 for _ in groups]
 
 
@@ -93,8 +96,9 @@ class Shifted(Blind):
 
     name = "shifted"
 
-    def judge(self, pairs, purpose):
-        return [replace(found, probability=0.4 * found.probability) for found in TruthJudge(()).judge(pairs, purpose)]
+    def judge(self, pairs: Sequence[Pair], purpose: Purpose) -> list[Judgement]:
+        known = TruthJudge(()).judge(pairs, purpose)
+        return [Judgement(0.4 * (found.probability or 0.0)) for found in known]
 
 
 def test_half_of_the_pairs_are_true_and_the_false_ones_are_near_misses():
@@ -102,7 +106,7 @@ def test_half_of_the_pairs_are_true_and_the_false_ones_are_near_misses():
     assert sum(pair.is_true for pair in pairs) == 100
     assert {pair.kind for pair in pairs} == {"true", "negation", "side", "change", "word", "other"}
     for pair in pairs:
-        assert pair.is_true == all(fact in pair.pair.unit.facts for fact in pair.pair.explanation.rule)
+        assert pair.is_true == all(fact in pair.pair.unit.facts for fact in (pair.pair.explanation.rule or ()))
     assert grammar_pairs(200, seed=1) == pairs
     assert grammar_pairs(200, seed=2) != pairs
 
@@ -149,7 +153,12 @@ def test_the_truth_finds_intruders_and_a_blind_judge_does_by_chance(evidence):
 
 
 def test_an_explanation_in_words_is_read_by_the_truth_and_one_that_says_nothing_is_abstained_from():
-    known = [Fact("concept", "effusion_left_small"), Fact("finding", "effusion"), Fact("absent", "effusion"), Fact("side", "left")]
+    known = [
+        Fact("concept", "effusion_left_small"),
+        Fact("finding", "effusion"),
+        Fact("absent", "effusion"),
+        Fact("side", "left"),
+    ]
     unit = ShownUnit("findings", "Small left effusion.", frozenset({Fact("finding", "effusion"), Fact("side", "left")}))
     judge = TruthJudge(known)
 

@@ -68,7 +68,7 @@ def test_the_servers_pause_is_kept():
 
 def test_what_does_not_pass_is_a_failure_with_its_reason():
     with (
-        ChatStandIn(troubles=["500"] * 3) as server,
+        ChatStandIn(troubles=("500", "500", "500")) as server,
         pytest.raises(ChatFailure, match=r"the server answered 500 \(3 attempts\)"),
     ):
         client(server, attempts=3).ask(ONE_WORD)
@@ -78,7 +78,11 @@ def test_a_refused_schema_falls_back_and_is_remembered():
     with ChatStandIn(refuses=("json_schema",)) as server:
         chat = client(server)
         assert [chat.ask(WRITTEN).mode, chat.ask(WRITTEN).mode] == ["json_object", "json_object"]
-        assert [body["response_format"]["type"] for body in server.bodies] == ["json_schema", "json_object", "json_object"]
+        assert [body["response_format"]["type"] for body in server.bodies] == [
+            "json_schema",
+            "json_object",
+            "json_object",
+        ]
         assert chat.degraded == ["json_schema"]
     with ChatStandIn(refuses=("json_schema", "json_object", "logprobs")) as server:
         chat = client(server)
@@ -87,7 +91,9 @@ def test_a_refused_schema_falls_back_and_is_remembered():
         assert chat.degraded == ["json_schema", "json_object", "logprobs"]
 
 
-@pytest.mark.parametrize("text", ["no object", '{"sentence": 3}', '{"sentence": "ab"}', '{"sentence": "abc", "side": "up"}', "{" * 5000])
+@pytest.mark.parametrize(
+    "text", ["no object", '{"sentence": 3}', '{"sentence": "ab"}', '{"sentence": "abc", "side": "up"}', "{" * 5000]
+)
 def test_an_answer_of_another_form_is_a_failure(text):
     with ChatStandIn(write=lambda _: text) as server, pytest.raises(ChatFailure, match="not the form"):
         client(server).ask(WRITTEN)

@@ -120,9 +120,13 @@ def read_cache(path: Path) -> DelphiCache:
     Raises:
         InterpretError: it holds no cache, or its files do not fit together.
     """
-    files = sorted((int(match[1]), file) for file in path.glob("*.safetensors") if (match := _SPLIT.fullmatch(file.name)))
+    files = sorted(
+        (int(match[1]), file) for file in path.glob("*.safetensors") if (match := _SPLIT.fullmatch(file.name))
+    )
     if not files:
-        raise InterpretError(f"'{path}' holds no cache of Delphi (START_END.safetensors); give a folder below latents/.")
+        raise InterpretError(
+            f"'{path}' holds no cache of Delphi (START_END.safetensors); give a folder below latents/."
+        )
     rows, columns, values, tokens = [], [], [], np.zeros((0, 0), np.int64)
     try:
         for start, file in files:
@@ -171,7 +175,9 @@ def read_explanations(path: Path) -> dict[int, str]:
         found[int(match["feature"])] = cleaned(text)
     if len(hooks) != 1:
         what = f"those of {', '.join(sorted(hooks))}" if hooks else "none"
-        raise InterpretError(f"'{path}' should hold explanations of one hook point (HOOK_latentN.txt), but holds {what}.")
+        raise InterpretError(
+            f"'{path}' should hold explanations of one hook point (HOOK_latentN.txt), but holds {what}."
+        )
     return found
 
 
@@ -213,10 +219,13 @@ def read_scores(path: Path) -> dict[int, float]:
             continue
         try:
             rows = from_json(file.read_bytes())
-            sides = [[bool(row["correct"]) for row in rows if bool(row["activating"]) is side] for side in (True, False)]
+            sides = [
+                [bool(row["correct"]) for row in rows if bool(row["activating"]) is side] for side in (True, False)
+            ]
         except (ValueError, KeyError, TypeError):
             raise InterpretError(f"'{file}' is no list of scores as Delphi writes them.") from None
-        found[int(match["feature"])] = float(np.mean([np.mean(side) if side else np.nan for side in sides]))
+        shares = [sum(side) / len(side) if side else np.nan for side in sides]
+        found[int(match["feature"])] = float(sum(shares) / 2)
     return found
 
 

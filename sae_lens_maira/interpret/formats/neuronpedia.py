@@ -54,6 +54,6 @@ def _record(one: Scored, model_id: str, layer: str, judge: str) -> dict[str, str
         "triggeredById": None,
         "typeName": _TYPE,
         "explanationModelName": author,
-        "notes": f"detection (balanced accuracy on other patients) {one.detection.balanced_accuracy}, judged by {judge}",
+        "notes": f"balanced accuracy on other patients {one.detection.balanced_accuracy}, judged by {judge}",
         "createdAt": None,
     }
