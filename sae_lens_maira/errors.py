@@ -149,6 +149,10 @@ class ResultError(UserError):
     """A folder of results cannot be written or read; the message says why and what to do."""
 
 
+class InterpretError(UserError):
+    """Features cannot be explained or scored; the message says why and what to do."""
+
+
 class DashboardError(UserError):
     """Dashboards cannot be made; the message says why and what to do."""
 

@@ -15,6 +15,7 @@ from sae_lens_maira.cli.arguments import read_arguments
 from sae_lens_maira.cli.cache import cache
 from sae_lens_maira.cli.dashboard import dashboard
 from sae_lens_maira.cli.import_sae import import_sae
+from sae_lens_maira.cli.interpret import interpret
 from sae_lens_maira.cli.push import push
 from sae_lens_maira.cli.report import report
 from sae_lens_maira.cli.studies import studies
@@ -31,6 +32,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "dashboard": (dashboard, "make a gallery of an SAE's features, and sae-dashboard's pages"),
     "view": (view, "serve a gallery on this machine and open the browser"),
     "import": (import_sae, "convert an SAE of dictionary_learning to SAE-Lens's format"),
+    "interpret": (interpret, "explain an SAE's features, and score the explanations on other patients"),
     "push": (push, "share an SAE on the Hub, with a model card and without any training text"),
 }
 
