@@ -22,8 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ from torch import Tensor
 from sae_lens_maira.attribution.reading import FeatureReader
 from sae_lens_maira.attribution.swaps import Replacement, Source, sources_of, views_of, with_texts
 from sae_lens_maira.data.study import Study, TokenKind, View
-from sae_lens_maira.hooked.embedded import EmbeddedPrompt, SharedPrefix, blank_images, embed_images, embed_prompt
+from sae_lens_maira.hooked.embedded import SharedPrefix, blank_images, embed_images, embed_prompt
 from sae_lens_maira.vlm import TokenIds, VisionLanguageModel
 
 PlaceName = Literal["last_prompt", "request", "findings"]
@@ -73,7 +72,7 @@ def play(reader: FeatureReader, study: Study, replacement: Replacement) -> Game:
     text_sources = [source for source in sources if source in _TEXT_SOURCES]
     image_sources = [source for source in sources if source not in _TEXT_SOURCES]
     texts = {swapped: encode(reader.vlm, with_texts(study, replacement, swapped)) for swapped in _subsets(text_sources)}
-    values = np.zeros((2 ** len(sources), len(PLACES), reader.n_features), dtype=np.float32)
+    values = np.zeros((2 ** len(sources), len(PLACES), reader.n_features + reader.n_controls), dtype=np.float32)
     fires = np.zeros(values.shape[1:], dtype=bool)
     for swapped in _subsets(image_sources):
         views = {view for source in swapped for view in views_of(source, study)}

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_lens_maira.hooked.embedded import Place
 from sae_lens_maira.hooked.model import HookedVisionLanguageModel
@@ -22,15 +22,20 @@ class FeatureReader:
     Args:
         model: the model that the SAE reads.
         sae: an SAE as SAE-Lens loads it; it is not changed.
+        n_controls: random directions of norm 1 that are read after the features, as controls.
+        seed: of the random directions.
     """
 
-    def __init__(self, model: HookedVisionLanguageModel, sae: Any) -> None:
+    def __init__(self, model: HookedVisionLanguageModel, sae: Any, n_controls: int = 0, seed: int = 0) -> None:
         self.vlm: VisionLanguageModel = model.vlm
         self.place = Place.of(str(sae.cfg.metadata.hook_name), model.cfg.n_layers)
         self.sae = sae
         self.n_features = int(sae.cfg.d_sae)
         self.decoder: Float[Tensor, "n_features d_in"] = sae.W_dec.detach()
         self._norms = self.decoder.norm(dim=-1)
+        drawn = torch.randn(n_controls, self.decoder.shape[1], generator=torch.Generator().manual_seed(seed))
+        self._controls = nn.functional.normalize(drawn, dim=-1).to(self.decoder)
+        self.n_controls = n_controls
 
     def pre_activations(
         self, hidden: Float[Tensor, "*rest d_in"], features: Sequence[int] | None = None
@@ -50,11 +55,13 @@ class FeatureReader:
         """Activations, scaled as the pre-activations are."""
         return self.sae.encode(hidden.to(self.decoder.dtype)) * self._norms
 
-    def largest(self, hidden: Float[Tensor, "n_tokens d_in"]) -> Float[Tensor, " n_features"]:
-        """The largest pre-activation of every feature over some tokens."""
-        return self.pre_activations(hidden).max(dim=0).values
+    def largest(self, hidden: Float[Tensor, "n_tokens d_in"]) -> Float[Tensor, " n_read"]:
+        """The largest pre-activation of every feature over some tokens, and the largest value of every control."""
+        controls = hidden.to(self.decoder.dtype) @ self._controls.T
+        return torch.cat([self.pre_activations(hidden), controls], dim=1).max(dim=0).values
 
     @torch.no_grad()
-    def fires(self, hidden: Float[Tensor, "n_tokens d_in"]) -> Bool[Tensor, " n_features"]:
-        """Whether each feature fires at one of some tokens."""
-        return (self.activations(hidden) > 0).any(dim=0)
+    def fires(self, hidden: Float[Tensor, "n_tokens d_in"]) -> Bool[Tensor, " n_read"]:
+        """Whether each feature fires at one of some tokens; controls never do."""
+        fires = (self.activations(hidden) > 0).any(dim=0)
+        return torch.cat([fires, fires.new_zeros(self.n_controls)])

@@ -32,7 +32,7 @@ def shapley_weights(n_players: int) -> Float[np.ndarray, "n_players n_sets"]:
     return weights / factorial(n_players)
 
 
-def shapley_values(values: Float[np.ndarray, "n_sets *rest"]) -> Float[np.ndarray, "n_players *rest"]:
+def shapley_values(values: Float[np.ndarray, n_sets *rest]) -> Float[np.ndarray, n_players *rest]:
     """Each player's Shapley value; they sum to ``values[-1] - values[0]``.
 
     Args:
@@ -45,7 +45,7 @@ def shapley_values(values: Float[np.ndarray, "n_sets *rest"]) -> Float[np.ndarra
 
 
 def interaction(
-    values: Float[np.ndarray, "n_sets *rest"], first: Sequence[int], second: Sequence[int]
+    values: Float[np.ndarray, n_sets *rest], first: Sequence[int], second: Sequence[int]
 ) -> Float[np.ndarray, "*rest"]:
     """How much more two groups of players do together than each alone; the other players are swapped.
 

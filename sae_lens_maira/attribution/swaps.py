@@ -81,7 +81,7 @@ def views_of(source: Source, study: Study) -> tuple[View, ...]:
 def with_texts(study: Study, replacement: Replacement, swapped: Sequence[Source]) -> Study:
     """The study with the texts of some sources swapped; its images are those it has."""
     names = [name for source in swapped for name in _SECTIONS.get(source, ())]
-    return replace(study, **{name: replacement.texts.get(name) for name in names})
+    return replace(study, sentences=(), **{name: replacement.texts.get(name) for name in names})
 
 
 class Donors:

@@ -80,11 +80,10 @@ class EmbeddedPrompt:
         return torch.isin(self.kinds, wanted).nonzero()[:, 0]
 
 
-@torch.no_grad()
 def embed_images(
     vlm: VisionLanguageModel, studies: Sequence[Study], images: Sequence[Mapping[str, Tensor]] | None = None
 ) -> list[dict[View, Float[Tensor, "n_image_tokens d_model"]]]:
-    """Embeddings of all images of some studies, in one pass through the vision tower.
+    """Embeddings of all images of some studies, in one pass through the vision tower; with gradients if inputs want them.
 
     Args:
         vlm: the model.
@@ -95,7 +94,12 @@ def embed_images(
     inputs = [processor.images(study) for study in studies] if images is None else list(images)
     ids = [processor.encode(study, "prompt")[0] for study in studies]
     batch = {name: tensor.to(root.device) for name, tensor in processor.collate(ids, inputs, "right").items()}
-    with _stop_at(vlm.image_embeddings(root), "output") as found, _until_stopped():
+    wants_gradients = any(tensor.requires_grad for tensor in batch.values())
+    with (
+        torch.set_grad_enabled(wants_gradients),
+        _stop_at(vlm.image_embeddings(root), "output") as found,
+        _until_stopped(),
+    ):
         root(**batch, use_cache=False, logits_to_keep=1)
     embedded = iter(found[0])
     return [{view: next(embedded) for view in study.images} for study in studies]
@@ -161,6 +165,21 @@ def read_site(
     return found[0]
 
 
+def read_last(
+    vlm: VisionLanguageModel, place: Place, embeddings: Float[Tensor, "batch n_tokens d_model"]
+) -> Float[Tensor, "batch d_site"]:
+    """What a hook point sees at the last token of prompts of equal length.
+
+    The last token runs after the others, on their keys and values. So the other tokens' way through the last layer is no
+    part of the graph, and a backward pass leaves it out.
+    """
+    from transformers import DynamicCache
+
+    past = DynamicCache()
+    read_site(vlm, place, embeddings[:, :-1], past=past)
+    return read_site(vlm, place, embeddings[:, -1:], past=past)[:, 0]
+
+
 class SharedPrefix:
     """The first tokens of several prompts, run once up to a hook point; later passes continue from it.
 
@@ -170,9 +189,7 @@ class SharedPrefix:
         embeddings: of the shared tokens.
     """
 
-    def __init__(
-        self, vlm: VisionLanguageModel, place: Place, embeddings: Float[Tensor, "n_shared d_model"]
-    ) -> None:
+    def __init__(self, vlm: VisionLanguageModel, place: Place, embeddings: Float[Tensor, "n_shared d_model"]) -> None:
         from transformers import DynamicCache
 
         self.vlm, self.place, self.n_tokens = vlm, place, len(embeddings)
@@ -189,11 +206,70 @@ class SharedPrefix:
         return read_site(self.vlm, self.place, embeddings, lengths, past)
 
 
-@contextmanager
-def _stop_at_place(vlm: VisionLanguageModel, place: Place) -> Iterator[list[Tensor]]:
+def edited_logits(
+    vlm: VisionLanguageModel,
+    place: Place,
+    embeddings: Float[Tensor, "n_tokens d_model"],
+    deltas: Float[Tensor, "n_edits d_site"],
+) -> Float[Tensor, "n_edits d_vocab"]:
+    """The logits after a prompt, for several edits of a hook point at its last token.
+
+    The other tokens run once; only the last one runs for every edit, on their keys and values.
+
+    Args:
+        vlm: the model.
+        place: the hook point.
+        embeddings: the prompt.
+        deltas: what each edit adds; zeros for none.
+    """
+    from transformers import DynamicCache
+
+    root: Any = vlm.module
+    past: Any = DynamicCache()
+    root(inputs_embeds=embeddings[None, :-1], past_key_values=past, use_cache=True, logits_to_keep=1)
+    past.batch_repeat_interleave(len(deltas))
+    last = embeddings[None, -1:].expand(len(deltas), -1, -1)
+    module, side = _module_at(vlm, place)
+
+    def add(value: Any) -> Any:
+        changed = hidden_states(value) + deltas[:, None].to(hidden_states(value).dtype)
+        return (changed, *value[1:]) if isinstance(value, tuple) else changed
+
+    def on_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return (
+            ((add(args[0]), *args[1:]), kwargs)
+            if args
+            else (args, {**kwargs, "hidden_states": add(kwargs["hidden_states"])})
+        )
+
+    handle = (
+        module.register_forward_pre_hook(on_input, with_kwargs=True)
+        if side == "input"
+        else module.register_forward_hook(lambda _module, _args, output: add(output))
+    )
+    try:
+        output = root(
+            inputs_embeds=last,
+            attention_mask=_mask(last, None, past),
+            past_key_values=past,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    finally:
+        handle.remove()
+    return output.logits[:, -1]
+
+
+def _module_at(vlm: VisionLanguageModel, place: Place) -> tuple[Any, str]:
+    """The module of a hook point, and whether its input or its output is meant."""
     site = BLOCK_SITES[place.point]
     layer: Any = vlm.layers(vlm.module)[place.layer]
-    with _stop_at(getattr(layer, site.submodule) if site.submodule else layer, site.side) as found:
+    return (getattr(layer, site.submodule) if site.submodule else layer), site.side
+
+
+@contextmanager
+def _stop_at_place(vlm: VisionLanguageModel, place: Place) -> Iterator[list[Tensor]]:
+    with _stop_at(*_module_at(vlm, place)) as found:
         yield found
 
 
