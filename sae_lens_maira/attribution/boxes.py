@@ -1,9 +1,10 @@
 """How well a map points at a box: pointing game, energy inside, and overlap, all on the grid of patches.
 
-A patch counts as inside if a box overlaps it, since a box may be smaller than a patch. ``share`` is the share of patches
-inside: what a random map scores in the pointing game and for the energy.
+A patch counts as inside if a box overlaps it, since a box may be smaller than a patch. ``share`` is the share of
+patches inside: what a random map scores in the pointing game and for the energy.
 
-- ``pointing``: whether the largest patch is inside (Zhang et al. 2018, "Top-down Neural Attention by Excitation Backprop").
+- ``pointing``: whether the largest patch is inside (Zhang et al. 2018, "Top-down Neural Attention by Excitation
+  Backprop", section 4.1).
 - ``energy``: share of the map's positive mass inside (Wang et al. 2020, Score-CAM, arXiv 1910.01279, section 4.2).
 - ``iou``: overlap of the patches inside with the same number of largest patches, over their union.
 """

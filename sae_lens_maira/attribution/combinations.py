@@ -6,8 +6,8 @@
    rest of all texts in one batch after them.
 4. All features are read in the same pass.
 
-Tokens must correspond between combinations, although texts differ in length. So a feature is read at three *places* that
-every combination has:
+Tokens must correspond between combinations, although texts differ in length. So a feature is read at three *places*
+that every combination has:
 
 - ``last_prompt``: the last token of the prompt, before the report's first word. The report cannot have an effect here.
 - ``request``: the largest value over the tokens of indication, technique and comparison.
@@ -76,7 +76,7 @@ def play(reader: FeatureReader, study: Study, replacement: Replacement) -> Game:
     fires = np.zeros(values.shape[1:], dtype=bool)
     for swapped in _subsets(image_sources):
         views = {view for source in swapped for view in views_of(source, study)}
-        images = {view: (other if view in views else own)[view] for view in own}
+        images: dict[View, Tensor] = {view: (other if view in views else own)[view] for view in own}
         for swapped_texts, hidden, where in _run_texts(reader, texts, images):
             number = sum(1 << i for i, name in enumerate(sources) if name not in (*swapped, *swapped_texts))
             values[number] = np.stack([reader.largest(hidden[at]).cpu().numpy() for at in where])
@@ -97,7 +97,7 @@ def embed_both(
     embedded = embed_images(vlm, studies, inputs)
     by_donor = dict(zip(donors, embedded[1:], strict=False))
     blank = embedded[-1]
-    other = {
+    other: dict[View, Tensor] = {
         view: blank[view] if donor is None else by_donor[id(donor)][view] for view, donor in replacement.images.items()
     }
     return embedded[0], other

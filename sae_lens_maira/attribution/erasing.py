@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -149,7 +149,7 @@ def pixel_masks(masks: Bool[Tensor, "n_masks n_patches"], image: OneImage) -> Bo
 class _StandIn:
     """An image that is never opened, since its pixels are given."""
 
-    def open(self) -> object:
+    def open(self) -> Any:
         raise AssertionError("its pixels are given")
 
 

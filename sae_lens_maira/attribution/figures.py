@@ -45,6 +45,31 @@ def carrier_figures(table: pa.Table, swap: str, min_auroc: float) -> dict[str, A
     }
 
 
+def driver_figures(
+    shares: Shares, carriers: pa.Table, swap: str, n_features: int, min_auroc: float
+) -> dict[str, dict[str, Any]]:
+    """What drives features, random directions and carriers under one kind of swap.
+
+    Args:
+        shares: of features and controls.
+        carriers: the table of carriers.
+        swap: the kind of swap.
+        n_features: without the controls.
+        min_auroc: carriers' threshold.
+    """
+    return {
+        "features": driver_counts(shares, range(n_features)),
+        "random directions": driver_counts(shares, range(n_features, shares.own.shape[1])),
+        "carriers": carrier_figures(carriers, swap, min_auroc),
+    }
+
+
+def next_figures(units: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How well estimates of the effects on next tokens agree with the exact ones: the mean correlation."""
+    agreement = float(np.mean([unit["agreement"] for unit in units])) if units else None
+    return {"agreement": agreement, "n_studies": len(units)}
+
+
 def driver_counts(shares: Shares, features: range) -> dict[str, dict[str, int]]:
     """At each place, how many features have which driver; the controls' counts are a base rate."""
     from sae_lens_maira.attribution.combinations import PLACES

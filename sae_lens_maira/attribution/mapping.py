@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from sae_lens_maira.attribution.boxes import boxes_of, center_prior, patches_inside, score_boxes
 from sae_lens_maira.attribution.checks import agreement, curves, erase_boxes
 from sae_lens_maira.attribution.combinations import PLACES, PlaceName, encode, place_positions
 from sae_lens_maira.attribution.erasing import OneImage, Target, load_image
-from sae_lens_maira.attribution.maps import DOMAIN, MapMethod, make_map
+from sae_lens_maira.attribution.maps import DOMAIN, EXACT, MapMethod, make_map
 from sae_lens_maira.attribution.work import Work
 from sae_lens_maira.data.study import IMAGE_KINDS, VIEWS, Box, Study, View
 from sae_lens_maira.hooked.embedded import embed_prompt, read_site
@@ -88,7 +89,8 @@ def map_study(
     study, vlm = work.studies[index], work.reader.vlm
     images = {view: load_image(vlm, study, view) for view in study.images}
     encoded = encode(vlm, study)
-    prompt = embed_prompt(vlm, encoded, {view: image.embeddings for view, image in images.items()})
+    embedded: dict[View, Tensor] = {view: image.embeddings for view, image in images.items()}
+    prompt = embed_prompt(vlm, encoded, embedded)
     with torch.no_grad():
         hidden = read_site(vlm, work.reader.place, prompt.embeddings[None])[0]
         values = work.reader.pre_activations(hidden).cpu().numpy()
@@ -111,7 +113,7 @@ def map_study(
             maps = {method: make_map(target, method).float().cpu().numpy() for method in work.config.methods}
             random = _agreement_of_random(work, target, index)
             for number, feature in enumerate(features):
-                own = {method: values[number] for method, values in maps.items()}
+                own: dict[MapMethod, np.ndarray] = {method: values[number] for method, values in maps.items()}
                 label_boxes = (
                     None
                     if view != "frontal" or feature.label is None
@@ -134,30 +136,18 @@ def _checked(
     """One row per method, and one each for the random map and the center prior."""
     side = target.image.side
     rng = np.random.default_rng([work.config.seed, index, feature.feature, VIEWS.index(view)])
-    every: dict[str, Float[np.ndarray, " n_patches"]] = {
-        **maps,
-        "random": rng.random(side * side),
-        "center": center_prior(side),
-    }
-    alone = Target(
-        target.reader,
-        target.prompt,
-        target.position,
-        target.image_positions,
-        target.image,
-        target.average,
-        (feature.feature,),
-    )
-    stacked = np.stack([np.asarray(values, dtype=np.float64) for values in every.values()])
+    controls = {"random": rng.random(side * side), "center": center_prior(side)}
+    every = {str(method): np.asarray(values, dtype=np.float64) for method, values in maps.items()} | controls
+    alone = replace(target, features=(feature.feature,))
+    agreements = _agreements(maps)
+    stacked = np.stack(list(every.values()))
     in_pixels = curves(alone, stacked, "pixels")
     in_embeddings = curves(alone, stacked, "embeddings")
     inside = patches_inside(boxes, side) if boxes else None
     erased = None if inside is None else erase_boxes(alone, inside, "pixels", rng)
     rows = []
     for number, (method, values) in enumerate(every.items()):
-        exact = {"embeddings": "occlusion", "pixels": "pixel_occlusion"}.get(DOMAIN.get(method, ""), "")
         scores = None if inside is None else score_boxes(stacked[number], inside)
-        has_exact = exact in maps and exact != method and method in maps
         rows.append(
             {
                 "feature": feature.feature,
@@ -172,7 +162,7 @@ def _checked(
                 **{name: _number(value) for name, value in in_pixels[number]._asdict().items()},
                 "deletion_embeddings": _number(in_embeddings[number].deletion),
                 "insertion_embeddings": _number(in_embeddings[number].insertion),
-                "agreement": _number(agreement(values[None], maps[exact][None])[0]) if has_exact else None,  # pyright: ignore[reportArgumentType]
+                "agreement": agreements.get(method),
                 "agreement_random": random.get(method),
                 **({} if scores is None else {f"box_{name}": value for name, value in scores._asdict().items()}),
                 **({} if erased is None else {f"left_{name}": _number(v) for name, v in erased._asdict().items()}),
@@ -181,21 +171,25 @@ def _checked(
     return rows
 
 
+def _agreements(maps: Mapping[MapMethod, Float[np.ndarray, " n_patches"]]) -> dict[str, float | None]:
+    """The correlation of each estimated map with exact patching of the same patches."""
+    found: dict[str, float | None] = {}
+    for method, values in maps.items():
+        exact = EXACT[DOMAIN[method]]
+        if method != exact and exact in maps:
+            found[method] = _number(agreement(values[None], maps[exact][None])[0])
+    return found
+
+
 def _agreement_of_random(work: Work, target: Target, index: int) -> dict[str, float]:
     """The mean agreement of estimates with exact patching of the embeddings, for random features."""
-    methods = [method for method in work.config.methods if DOMAIN[method] == "embeddings" and method != "occlusion"]
+    methods: list[MapMethod] = [
+        method for method in work.config.methods if DOMAIN[method] == "embeddings" and method != "occlusion"
+    ]
     if "occlusion" not in work.config.methods or not methods:
         return {}
     drawn = np.random.default_rng([work.config.seed, index]).permutation(work.reader.n_features)[:N_RANDOM]
-    random = Target(
-        target.reader,
-        target.prompt,
-        target.position,
-        target.image_positions,
-        target.image,
-        target.average,
-        tuple(int(feature) for feature in drawn),
-    )
+    random = replace(target, features=tuple(int(feature) for feature in drawn))
     exact = make_map(random, "occlusion").cpu().numpy()
     found = {}
     for method in methods:

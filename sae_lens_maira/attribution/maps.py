@@ -1,8 +1,8 @@
 """Where in an image a feature looks: maps on the grid of the image's patches.
 
-A map has one number per patch, and is positive where the image raises the feature. All maps compare the image x with the
-same baseline b, the mean image over many studies. So they show what is special about this image, not what every image
-has in that place.
+A map has one number per patch, and is positive where the image raises the feature. All maps compare the image x with
+the same baseline b, the mean image over many studies. So they show what is special about this image, not what every
+image has in that place.
 
 In the embeddings that the language model reads:
 
@@ -35,6 +35,8 @@ METHODS: tuple[MapMethod, ...] = get_args(MapMethod)
 DOMAIN: dict[MapMethod, Domain] = {
     method: "pixels" if method.startswith("pixel") else "embeddings" for method in METHODS
 }
+EXACT: dict[Domain, MapMethod] = {"embeddings": "occlusion", "pixels": "pixel_occlusion"}
+"""The method that patches exactly, for each domain; the others estimate it."""
 N_STEPS = 16
 """Points between baseline and image for integrated gradients."""
 _FEATURES_AT_ONCE = 64
@@ -82,8 +84,8 @@ def _pixel_gradients(target: Target) -> Tensor:
 
 
 def mean_gradients(
-    values: Float[Tensor, "n_points n_features"], points: Float[Tensor, n_points *shape]
-) -> Float[Tensor, n_features *shape]:
+    values: Float[Tensor, "n_points n_features"], points: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*map_shape"]:
     """Each feature's gradient with respect to the points, averaged over them: one batched backward pass."""
     sums = values.sum(dim=0)
     chosen = torch.eye(len(sums), dtype=sums.dtype, device=sums.device).split(_FEATURES_AT_ONCE)

@@ -3,10 +3,10 @@
 1. Exactly: the feature's part of the activation, a_f d_f, is taken away, and the layers above run again for that token.
    The effect on a token is how much its log probability falls: positive for tokens that the feature promotes.
 2. Estimated: the gradient of the log probability times a_f d_f, for all features in one backward pass (attribution
-   patching). :data:`Effects.agreement` says how good the estimate is.
+   patching). ``agreement``, the correlation with the exact effects, says how good the estimate is.
 
-What the SAE does not reconstruct is a node like the features: its error is taken away in the same way (Marks et al. 2024,
-arXiv 2403.19647, section 3). It has the number :data:`ERROR_NODE`.
+What the SAE does not reconstruct is a node like the features: its error is taken away in the same way (Marks et al.
+2024, arXiv 2403.19647, section 3). It has the number :data:`ERROR_NODE`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def next_effects(reader: FeatureReader, study: Study) -> dict[str, Any]:
 def node_parts(
     reader: FeatureReader, hidden: Float[Tensor, " d_in"]
 ) -> tuple[list[int], Float[Tensor, "n_nodes d_in"]]:
-    """What each firing feature adds to an activation, and what the SAE leaves out of it; they sum up to it, less b_dec."""
+    """What each firing feature adds to an activation, and what the SAE leaves out of it; with b_dec they sum to it."""
     sae = reader.sae
     activations = sae.encode(hidden[None].to(reader.decoder.dtype))
     error = hidden.to(reader.decoder.dtype) - sae.decode(activations)[0]

@@ -51,10 +51,14 @@ def _add_rule(name: str, module: nn.Module) -> Any:
     if leaf in ("q_proj", "k_proj"):
         return module.register_forward_hook(lambda _module, _args, output: output.detach())
     if leaf == "act_fn" or leaf.endswith("norm"):
-        return module.register_forward_hook(lambda _module, args, output: _frozen_ratio(args[0], output))
+        return module.register_forward_hook(_freeze_ratio)
     if leaf == "down_proj":
         return module.register_forward_pre_hook(lambda _module, args: (_half_gradient(args[0]),))
     return None
+
+
+def _freeze_ratio(_module: nn.Module, args: Any, output: Any) -> Tensor:
+    return _frozen_ratio(args[0], output)
 
 
 def _frozen_ratio(value: Tensor, output: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ Games": the share of player i is the average, over all orders in which players c
 
     phi_i = sum over sets S without i of |S|! (k - |S| - 1)! / k! * (v(S + i) - v(S)).
 
-The shares sum to v(all) - v(none), the total effect. Sets are numbered by their bits: player i is in set number s if bit
-i of s is set, so ``v[0]`` has everything swapped and ``v[-1]`` nothing.
+The shares sum to v(all) - v(none), the total effect. Sets are numbered by their bits: player i is in set number s if
+bit i of s is set, so ``v[0]`` has everything swapped and ``v[-1]`` nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def shapley_weights(n_players: int) -> Float[np.ndarray, "n_players n_sets"]:
     return weights / factorial(n_players)
 
 
-def shapley_values(values: Float[np.ndarray, n_sets *rest]) -> Float[np.ndarray, n_players *rest]:
+def shapley_values(
+    values: Float[np.ndarray, "n_sets n_places n_features"],
+) -> Float[np.ndarray, "n_players n_places n_features"]:
     """Each player's Shapley value; they sum to ``values[-1] - values[0]``.
 
     Args:
@@ -45,8 +47,8 @@ def shapley_values(values: Float[np.ndarray, n_sets *rest]) -> Float[np.ndarray,
 
 
 def interaction(
-    values: Float[np.ndarray, n_sets *rest], first: Sequence[int], second: Sequence[int]
-) -> Float[np.ndarray, "*rest"]:
+    values: Float[np.ndarray, "n_sets n_places n_features"], first: Sequence[int], second: Sequence[int]
+) -> Float[np.ndarray, "n_places n_features"]:
     """How much more two groups of players do together than each alone; the other players are swapped.
 
     ``v(first + second) - v(first) - v(second) + v(none)``: positive if a feature needs both groups, negative if either

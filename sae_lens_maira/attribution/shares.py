@@ -1,13 +1,13 @@
 """From the games of many studies to each feature's shares: what drives it, on average, where it is on.
 
-A feature is on in few studies, and in the others its sources have nothing to explain. So its shares are computed over the
-studies in which it fires at the place; if there are fewer than :data:`MIN_STUDIES`, over that many with the largest
+A feature is on in few studies, and in the others its sources have nothing to explain. So its shares are computed over
+the studies in which it fires at the place; if there are fewer than :data:`MIN_STUDIES`, over that many with the largest
 pre-activation. A source's share is the sum of its Shapley values over these studies, divided by the sum of total
 effects: the mean of ratios would be ruled by studies in which hardly anything changes. Shares sum to 1. One is negative
 where the study's own source lowers the feature.
 
-Shares are defined only if swapping everything lowers the feature for sure: if the interval of the total effect lies above
-0. Intervals are percentiles of a bootstrap over patients.
+Shares are defined only if swapping everything lowers the feature for sure: if the interval of the total effect lies
+above 0. Intervals are percentiles of a bootstrap over patients.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from sae_lens_maira.measures.intervals import CONFIDENCE, patient_weights
 
 Driver = Literal["image", "prior", "text", "report"]
 DRIVERS: tuple[Driver, ...] = get_args(Driver)
-"""What can drive a feature: the current images, the prior study (its image and report), the request, or the report's own
-words."""
+"""What can drive a feature: the current images, the prior study (its image and report), the request, or the report's
+own words."""
 SOURCES_OF: dict[Driver, tuple[Source, ...]] = {
     "image": ("current_images",),
     "prior": ("prior_image", "prior_report"),
@@ -119,7 +119,7 @@ def summarize(effects: Sequence[Effects], patients: Sequence[str], *, n_resample
         seed: of the bootstrap.
     """
     weights = np.concatenate([np.ones((1, len(effects))), patient_weights(patients, n_resamples, seed)])
-    n_places, n_features = effects[0].own.shape
+    n_features = effects[0].own.shape[1]
     found = [
         _summary(effects, weights, slice(start, start + _FEATURES_AT_ONCE))
         for start in range(0, n_features, _FEATURES_AT_ONCE)
@@ -152,14 +152,14 @@ def _summary(
 
 
 def used_studies(
-    own: Float[np.ndarray, n_studies *rest], fires: Bool[np.ndarray, n_studies *rest]
-) -> Bool[np.ndarray, n_studies *rest]:
+    own: Float[np.ndarray, "n_studies n_places n_features"], fires: Bool[np.ndarray, "n_studies n_places n_features"]
+) -> Bool[np.ndarray, "n_studies n_places n_features"]:
     """The studies that a feature's shares are computed over: those in which it fires, or else its largest few."""
     largest = np.argsort(np.argsort(-own, axis=0, kind="stable"), axis=0, kind="stable") < MIN_STUDIES
     return np.where(fires.sum(axis=0) >= MIN_STUDIES, fires, largest)
 
 
-def _with_interval(draws: Float[np.ndarray, n_draws *rest]) -> Float[np.ndarray, "*rest 3"]:
+def _with_interval(draws: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*kept 3"]:
     """The first draw is the estimate, the others are resamples."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(draws[1:], [tail, 1 - tail], axis=0)

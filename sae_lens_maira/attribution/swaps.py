@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -80,8 +80,9 @@ def views_of(source: Source, study: Study) -> tuple[View, ...]:
 
 def with_texts(study: Study, replacement: Replacement, swapped: Sequence[Source]) -> Study:
     """The study with the texts of some sources swapped; its images are those it has."""
-    names = [name for source in swapped for name in _SECTIONS.get(source, ())]
-    return replace(study, sentences=(), **{name: replacement.texts.get(name) for name in names})
+    names: list[SectionName] = [name for source in swapped for name in _SECTIONS.get(source, ())]
+    texts: dict[str, Any] = {name: replacement.texts.get(name) for name in names}
+    return replace(study, sentences=(), **texts)
 
 
 class Donors:

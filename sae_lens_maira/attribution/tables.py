@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,6 +131,29 @@ def carriers_table(
                 }
             )
     return _table(rows, {"expected": pa.string(), "is_right": pa.bool_()})
+
+
+def maps_table(maps: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """One row per feature, study, image and method; patients are left out."""
+    names = list(dict.fromkeys(name for row in maps for name in row if name != "patient"))
+    return pa.table({name: [row.get(name) for row in maps] for name in names})
+
+
+def next_table(rows: Sequence[tuple[int, int, int, float, float]], text_of: Callable[[int], str]) -> pa.Table:
+    """One row per feature and token, from :func:`~sae_lens_maira.attribution.next_tokens.summarize_next`."""
+    return pa.Table.from_pylist(
+        [
+            {
+                "feature": node,
+                "n_studies": n_studies,
+                "token": token,
+                "text": text_of(token),
+                "effect": round(exact, 6),
+                "estimate": round(estimate, 6),
+            }
+            for node, n_studies, token, exact, estimate in rows
+        ]
+    )
 
 
 def share_values(shares: Shares, place: int, feature: int) -> dict[str, Any]:

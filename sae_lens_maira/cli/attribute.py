@@ -58,8 +58,8 @@ def attribute(
 
     from sae_lens import SAE
 
+    from sae_lens_maira.attribution.plan import describe_plan, usable_studies
     from sae_lens_maira.attribution.run import attribute as run
-    from sae_lens_maira.attribution.run import describe_plan, usable_studies
     from sae_lens_maira.hooked.loading import load_model
     from sae_lens_maira.sources import open_source
 

@@ -14,7 +14,7 @@ Everything is done with PyTorch hooks on the modules that the adapter names, so 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +83,8 @@ class EmbeddedPrompt:
 def embed_images(
     vlm: VisionLanguageModel, studies: Sequence[Study], images: Sequence[Mapping[str, Tensor]] | None = None
 ) -> list[dict[View, Float[Tensor, "n_image_tokens d_model"]]]:
-    """Embeddings of all images of some studies, in one pass through the vision tower; with gradients if inputs want them.
+    """Embeddings of all images of some studies, in one pass through the vision tower, with gradients if the inputs want
+    them.
 
     Args:
         vlm: the model.
@@ -154,7 +155,7 @@ def read_site(
         past: keys and values of earlier tokens; those of ``embeddings`` are added to it.
     """
     root: Any = vlm.module
-    with _stop_at_place(vlm, place) as found, _until_stopped():
+    with _stop_at(*_module_at(vlm, place)) as found, _until_stopped():
         root(
             inputs_embeds=embeddings,
             attention_mask=_mask(embeddings, lengths, past),
@@ -170,8 +171,8 @@ def read_last(
 ) -> Float[Tensor, "batch d_site"]:
     """What a hook point sees at the last token of prompts of equal length.
 
-    The last token runs after the others, on their keys and values. So the other tokens' way through the last layer is no
-    part of the graph, and a backward pass leaves it out.
+    The last token runs after the others, on their keys and values. So the other tokens' way through the last layer is
+    no part of the graph, and a backward pass leaves it out.
     """
     from transformers import DynamicCache
 
@@ -229,25 +230,7 @@ def edited_logits(
     root(inputs_embeds=embeddings[None, :-1], past_key_values=past, use_cache=True, logits_to_keep=1)
     past.batch_repeat_interleave(len(deltas))
     last = embeddings[None, -1:].expand(len(deltas), -1, -1)
-    module, side = _module_at(vlm, place)
-
-    def add(value: Any) -> Any:
-        changed = hidden_states(value) + deltas[:, None].to(hidden_states(value).dtype)
-        return (changed, *value[1:]) if isinstance(value, tuple) else changed
-
-    def on_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return (
-            ((add(args[0]), *args[1:]), kwargs)
-            if args
-            else (args, {**kwargs, "hidden_states": add(kwargs["hidden_states"])})
-        )
-
-    handle = (
-        module.register_forward_pre_hook(on_input, with_kwargs=True)
-        if side == "input"
-        else module.register_forward_hook(lambda _module, _args, output: add(output))
-    )
-    try:
+    with _hook(*_module_at(vlm, place), lambda hidden: hidden + deltas[:, None].to(hidden.dtype)):
         output = root(
             inputs_embeds=last,
             attention_mask=_mask(last, None, past),
@@ -255,8 +238,6 @@ def edited_logits(
             use_cache=True,
             logits_to_keep=1,
         )
-    finally:
-        handle.remove()
     return output.logits[:, -1]
 
 
@@ -268,23 +249,17 @@ def _module_at(vlm: VisionLanguageModel, place: Place) -> tuple[Any, str]:
 
 
 @contextmanager
-def _stop_at_place(vlm: VisionLanguageModel, place: Place) -> Iterator[list[Tensor]]:
-    with _stop_at(*_module_at(vlm, place)) as found:
-        yield found
+def _hook(module: Any, side: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Replace a module's input or output inside the ``with`` block."""
 
+    def on_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
 
-@contextmanager
-def _stop_at(module: Any, side: str) -> Iterator[list[Any]]:
-    """Keep a module's input or output, and end the forward pass there."""
-    found: list[Any] = []
-
-    def on_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.append(args[0] if args else kwargs["hidden_states"])
-        raise _Stop
-
-    def on_output(_module: Any, _args: Any, output: Any) -> None:
-        found.append(hidden_states(output))
-        raise _Stop
+    def on_output(_module: Any, _args: Any, output: Any) -> Any:
+        changed = change(hidden_states(output))
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     handle = (
         module.register_forward_pre_hook(on_input, with_kwargs=True)
@@ -292,9 +267,22 @@ def _stop_at(module: Any, side: str) -> Iterator[list[Any]]:
         else module.register_forward_hook(on_output)
     )
     try:
-        yield found
+        yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _stop_at(module: Any, side: str) -> Iterator[list[Tensor]]:
+    """Keep a module's input or output, and end the forward pass there."""
+    found: list[Tensor] = []
+
+    def keep(value: Tensor) -> Tensor:
+        found.append(value)
+        raise _Stop
+
+    with _hook(module, side, keep):
+        yield found
 
 
 @contextmanager
