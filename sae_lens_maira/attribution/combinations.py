@@ -71,7 +71,7 @@ def play(reader: FeatureReader, study: Study, replacement: Replacement) -> Game:
     own, other = embed_both(reader.vlm, study, replacement)
     text_sources = [source for source in sources if source in _TEXT_SOURCES]
     image_sources = [source for source in sources if source not in _TEXT_SOURCES]
-    texts = {swapped: encode(reader.vlm, with_texts(study, replacement, swapped)) for swapped in _subsets(text_sources)}
+    texts = {swapped: _encode_swapped(reader.vlm, study, replacement, swapped) for swapped in _subsets(text_sources)}
     values = np.zeros((2 ** len(sources), len(PLACES), reader.n_features + reader.n_controls), dtype=np.float32)
     fires = np.zeros(values.shape[1:], dtype=bool)
     for swapped in _subsets(image_sources):
@@ -106,6 +106,18 @@ def embed_both(
 def encode(vlm: VisionLanguageModel, study: Study) -> tuple[TokenIds, TokenIds]:
     """Token ids and kinds of a prompt with the report, or of the prompt alone if there is no report."""
     return vlm.processor.encode(study, "findings" if study.findings else "prompt")
+
+
+def _encode_swapped(
+    vlm: VisionLanguageModel, study: Study, replacement: Replacement, swapped: tuple[Source, ...]
+) -> tuple[TokenIds, TokenIds]:
+    """A prompt with swapped texts. Without a report it ends with the last token of the prompt, cut off from the study's
+    own: a tokenizer may write the end of the prompt differently when a report follows."""
+    is_cut = "report" in swapped and not replacement.texts.get("findings")
+    kept = tuple(source for source in swapped if source != "report") if is_cut else swapped
+    ids, kinds = encode(vlm, with_texts(study, replacement, kept))
+    stop = int(place_positions(kinds)[0][0]) + 1 if is_cut else len(ids)
+    return ids[:stop], kinds[:stop]
 
 
 def place_positions(kinds: Int[np.ndarray, " n_tokens"]) -> list[Int[np.ndarray, " _"]]:

@@ -177,7 +177,7 @@ def _agreements(maps: Mapping[MapMethod, Float[np.ndarray, " n_patches"]]) -> di
     for method, values in maps.items():
         exact = EXACT[DOMAIN[method]]
         if method != exact and exact in maps:
-            found[method] = _number(agreement(values[None], maps[exact][None])[0])
+            found[method] = _number(float(agreement(values[None], maps[exact][None])[0]))
     return found
 
 
@@ -200,4 +200,4 @@ def _agreement_of_random(work: Work, target: Target, index: int) -> dict[str, fl
 
 
 def _number(value: float) -> float | None:
-    return round(float(value), _DIGITS) if np.isfinite(value) else None
+    return round(value, _DIGITS) if np.isfinite(value) else None

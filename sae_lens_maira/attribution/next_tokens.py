@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_lens_maira.attribution.combinations import encode, place_positions
 from sae_lens_maira.attribution.reading import FeatureReader
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.hooked.embedded import edited_logits, embed_images, embed_prompt, read_last
@@ -38,11 +37,9 @@ def next_effects(reader: FeatureReader, study: Study) -> dict[str, Any]:
         of shape (n_nodes, n_tokens), and ``agreement``, the correlation of the two.
     """
     vlm = reader.vlm
-    encoded = encode(vlm, study)
     images = embed_images(vlm, [study])[0]
-    position = int(place_positions(encoded[1])[0][0])
     with torch.no_grad():
-        prompt = embed_prompt(vlm, encoded, images).embeddings[: position + 1]
+        prompt = embed_prompt(vlm, vlm.processor.encode(study, "prompt"), images).embeddings
         hidden = read_last(vlm, reader.place, prompt[None])[0]
     nodes, parts = node_parts(reader, hidden)
     with torch.no_grad():

@@ -29,6 +29,7 @@ from jaxtyping import Float
 from sae_lens_maira.data.study import SectionName, Study, View
 from sae_lens_maira.phantom.generate import PhantomStudy, build
 from sae_lens_maira.phantom.words.requests import INDICATIONS
+from sae_lens_maira.phantom.world.concepts import State, as_state
 
 Source = Literal["current_images", "prior_image", "prior_report", "prompt", "report"]
 SOURCES: tuple[Source, ...] = get_args(Source)
@@ -152,9 +153,8 @@ class Donors:
         study = self._studies[index]
         if not isinstance(study, PhantomStudy):
             raise ValueError(f"study {study.study_id} is not the phantom's, so it cannot be drawn again")
-        other = self._donor(index, "prompt", "different")
-        shown = other.recipe.state if isinstance(other, PhantomStudy) else {}
         recipe = study.recipe
+        shown = self._some_state(index)
         changed = build(
             replace(
                 recipe,
@@ -180,6 +180,14 @@ class Donors:
             "findings": changed.findings,
         }
         return Replacement(dict.fromkeys(study.images, changed), texts)
+
+    def _some_state(self, index: int) -> State:
+        """The findings of another study that has some."""
+        for number in np.argsort(self._chance(index)):
+            other = self._studies[number]
+            if isinstance(other, PhantomStudy) and other.recipe.state:
+                return other.recipe.state
+        return as_state(["cardiomegaly"])
 
     def _chance(self, index: int) -> Float[np.ndarray, " n_studies"]:
         """Random numbers that depend only on the seed and the study's name."""

@@ -104,9 +104,20 @@ def test_swapping_a_study_for_itself_changes_nothing(reader, studies):
 def test_a_blank_image_is_the_mean_gray_after_normalization(model, reader, studies):
     study = studies[1]
     game = play(reader, study, Replacement({"frontal": None}, dict(study.texts)))
-    inputs = dict(model.processor([FindingsPrompt(study.frontal, assistant_text=study.findings,
-                                                  indication=study.indication, technique=study.technique,
-                                                  comparison=study.comparison)], padding_side="right"))
+    inputs = dict(
+        model.processor(
+            [
+                FindingsPrompt(
+                    study.frontal,
+                    assistant_text=study.findings,
+                    indication=study.indication,
+                    technique=study.technique,
+                    comparison=study.comparison,
+                )
+            ],
+            padding_side="right",
+        )
+    )
     inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
     seen = []
     handle = model.maira2.model.language_model.layers[1].register_forward_hook(
