@@ -20,7 +20,7 @@ from sae_lens_maira.attribution.work import Work
 from sae_lens_maira.data.study import IMAGE_KINDS, VIEWS, Box, Study, View
 from sae_lens_maira.hooked.embedded import embed_prompt, read_site
 
-N_RANDOM = 16
+N_RANDOM = 4
 """Random features per image for which estimates are compared with exact patching."""
 _DIGITS = 6
 

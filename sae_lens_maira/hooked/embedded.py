@@ -171,13 +171,14 @@ def read_last(
 ) -> Float[Tensor, "batch d_site"]:
     """What a hook point sees at the last token of prompts of equal length.
 
-    The last token runs after the others, on their keys and values. So the other tokens' way through the last layer is
-    no part of the graph, and a backward pass leaves it out.
+    The last token runs after the others, on their keys and values. So the others need no more of the last layer than
+    these, and a backward pass leaves out the rest as well.
     """
     from transformers import DynamicCache
 
     past = DynamicCache()
-    read_site(vlm, place, embeddings[:, :-1], past=past)
+    needs_mlp = place.point in ("hook_mlp_out", "hook_resid_post")
+    read_site(vlm, Place(place.layer, "hook_attn_out") if needs_mlp else place, embeddings[:, :-1], past=past)
     return read_site(vlm, place, embeddings[:, -1:], past=past)[:, 0]
 
 

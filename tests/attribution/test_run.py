@@ -1,9 +1,12 @@
 """A whole run: its folder, that it goes on after an interruption, and the verb."""
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -11,24 +14,24 @@ import pytest
 import torch
 from PIL import Image
 
-from sae_lens_maira.attribution import work
 from sae_lens_maira.attribution.run import attribute
 from sae_lens_maira.attribution.settings import AttributionConfig
+from sae_lens_maira.attribution.work import Work
 from sae_lens_maira.cli.main import main
 from sae_lens_maira.data.source import PhantomConfig
-from sae_lens_maira.errors import AttributionError, ResultError
+from sae_lens_maira.errors import AttributionError, Interrupted, ResultError
 from sae_lens_maira.hooked import HookedMaira2
-from sae_lens_maira.results import read_result
+from sae_lens_maira.results import Units, read_result
 from sae_lens_maira.sources import open_source
 from tests.attribution.conftest import random_sae
 from tests.plain_maira2 import CHECKPOINTS
 
 CONFIG = AttributionConfig(
-    n_studies=14,
+    n_studies=10,
     n_controls=2,
     n_resamples=20,
     features=(4,),
-    n_map_studies=2,
+    n_map_studies=1,
     views=("frontal", "prior_frontal"),
     methods=("relp", "occlusion"),
     n_next_studies=1,
@@ -38,7 +41,7 @@ CONFIG = AttributionConfig(
 @pytest.fixture(scope="module")
 def phantom_model():
     return HookedMaira2.from_pretrained(
-        CHECKPOINTS[1], open_source(PhantomConfig(n_studies=14, seed=3)), dtype=torch.float32
+        CHECKPOINTS[1], open_source(PhantomConfig(n_studies=10, seed=3)), dtype=torch.float32
     )
 
 
@@ -99,30 +102,42 @@ def test_nothing_of_a_study_but_its_name_is_in_the_result(out, phantom_model):
             assert not any(text.encode() in content for text in texts if len(text) > 20), name
 
 
-def test_an_interrupted_run_goes_on_and_ends_in_the_same_bytes(out, tmp_path, phantom_model, sae, monkeypatch):
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(out, tmp_path, phantom_model, sae):
+    """A killed run leaves some units and no tables."""
     stopped = tmp_path / "stopped"
-    write, calls = work.Units.write, []
-
-    def write_some(self, name, value):
-        if len(calls) == 15:
-            raise KeyboardInterrupt
-        calls.append(name)
-        write(self, name, value)
-
-    monkeypatch.setattr(work.Units, "write", write_some)
-    with pytest.raises(KeyboardInterrupt):
-        attribute(sae, phantom_model, stopped, CONFIG)
-    assert not (stopped / "summary.json").exists()
-    monkeypatch.setattr(work.Units, "write", write)
+    shutil.copytree(out / "units", stopped / "units")
+    units = sorted((stopped / "units").glob("[a-z]*-*.json"))
+    missing = [next(unit for unit in units if unit.name.startswith(what)) for what in ("maps", "next", "shares")]
+    for unit in missing:
+        unit.unlink()
     attribute(sae, phantom_model, stopped, CONFIG)
     assert files_of(stopped) == files_of(out)
+
+
+def test_ctrl_c_ends_after_the_study_that_is_being_computed(tmp_path):
+    units = Units(tmp_path, {})
+    computed: list[int] = []
+
+    def compute(index):
+        computed.append(index)
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return index
+
+    nothing: Any = None
+    run = Work(nothing, [], CONFIG, units)
+    with pytest.raises(Interrupted, match="3 studies of 'part' left"):
+        run.each("part", range(5), compute)
+    assert computed == [0, 1]
+    assert run.each("part", range(5), compute) == [0, 1, 2, 3, 4]
+    assert computed == [0, 1, 2, 3, 4]
 
 
 def test_other_settings_are_refused_in_the_same_folder(out, tmp_path, phantom_model, sae):
     other = tmp_path / "other"
     shutil.copytree(out, other)
     with pytest.raises(ResultError, match="other settings"):
-        attribute(sae, phantom_model, other, replace(CONFIG, n_studies=13))
+        attribute(sae, phantom_model, other, replace(CONFIG, n_studies=9))
 
 
 def test_what_cannot_be_done_is_said_before_anything_starts(phantom_model, sae, tmp_path):
@@ -151,14 +166,14 @@ def test_the_verb_tells_what_it_would_do_and_then_prints_the_figures(sae, tmp_pa
     sae.save_model(folder)
     (folder / "config.yaml").write_text(
         "hook_name: blocks.1.hook_resid_post\ncontext_size: 64\nsae: {architecture: maira_matryoshka, d_sae: 12}\n"
-        "source: {kind: phantom, n_studies: 14, seed: 3}\n"
+        "source: {kind: phantom, n_studies: 10, seed: 3}\n"
     )
     settings = tmp_path / "attribution.yaml"
     settings.write_text(json.dumps(CONFIG.to_dict() | {"n_map_studies": 0, "n_next_studies": 1}))
     arguments = ["attribute", str(folder), "--config", str(settings), "--out", str(tmp_path / "result")]
     assert main([*arguments, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("14 studies, ")
+    assert said.startswith("10 studies, ")
     assert "Effects on the next token in 1 studies." in said
     assert not (tmp_path / "result").exists()
     assert main(arguments) == 0
