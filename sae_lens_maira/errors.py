@@ -161,5 +161,9 @@ class ViewError(UserError):
     """A gallery cannot be served; the message says why and what to do."""
 
 
+class AttributionError(UserError):
+    """Features cannot be attributed; the message says why and what to do."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C stopped the work between two steps; finished work is kept, and the message says how to continue."""

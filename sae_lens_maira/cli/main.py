@@ -12,6 +12,7 @@ from typing_extensions import override
 from sae_lens_maira import __version__
 from sae_lens_maira.cli.architecture import describe_architecture
 from sae_lens_maira.cli.arguments import read_arguments
+from sae_lens_maira.cli.attribute import attribute
 from sae_lens_maira.cli.cache import cache
 from sae_lens_maira.cli.dashboard import dashboard
 from sae_lens_maira.cli.import_sae import import_sae
@@ -30,6 +31,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "cache": (cache, "write a model's activations to disk, once"),
     "train": (train, "train an SAE"),
     "dashboard": (dashboard, "make a gallery of an SAE's features, and sae-dashboard's pages"),
+    "attribute": (attribute, "measure what drives features: image, prior, request or the report itself"),
     "view": (view, "serve a gallery on this machine and open the browser"),
     "import": (import_sae, "convert an SAE of dictionary_learning to SAE-Lens's format"),
     "interpret": (interpret, "explain an SAE's features, and score the explanations on other patients"),
