@@ -97,5 +97,9 @@ class ViewError(UserError):
     """A gallery cannot be served; the message says why and what to do."""
 
 
+class SteeringError(UserError):
+    """A steering edit, where-clause or experiment cannot be used; the message says why and what to do."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C stopped the work between two steps; finished work is kept, and the message says how to continue."""
