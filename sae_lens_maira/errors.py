@@ -89,6 +89,10 @@ class SaeMismatch(UserError):
     """An SAE belongs to another model, layer or token policy; the message says what differs."""
 
 
+class ResultError(UserError):
+    """A folder of results cannot be written or read; the message says why and what to do."""
+
+
 class DashboardError(UserError):
     """Dashboards cannot be made; the message says why and what to do."""
 

@@ -15,6 +15,7 @@ from sae_lens_maira.cli.dashboard import dashboard
 from sae_lens_maira.cli.import_sae import import_sae
 from sae_lens_maira.cli.push import push
 from sae_lens_maira.cli.report import report
+from sae_lens_maira.cli.steer import steer
 from sae_lens_maira.cli.studies import studies
 from sae_lens_maira.cli.train import train
 from sae_lens_maira.cli.view import view
@@ -27,6 +28,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "cache": (cache, "write a model's activations to disk, once"),
     "train": (train, "train an SAE"),
     "dashboard": (dashboard, "make a gallery of an SAE's features, and sae-dashboard's pages"),
+    "steer": (steer, "edit latents while the model writes, and measure what they do"),
     "view": (view, "serve a gallery on this machine and open the browser"),
     "import": (import_sae, "convert an SAE of dictionary_learning to SAE-Lens's format"),
     "push": (push, "share an SAE on the Hub, with a model card and without any training text"),

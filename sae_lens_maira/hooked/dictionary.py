@@ -74,14 +74,27 @@ class Dictionary:
         return torch.cat(parts).to(x).unflatten(0, x.shape[:2])
 
 
+@dataclass(frozen=True, eq=False)
+class Firing:
+    """How every latent fires on the kept tokens of some studies.
+
+    Args:
+        strengths: a high percentile of its positive activations; 0 if there are none.
+        densities: share of the tokens at which it is positive.
+    """
+
+    strengths: Float[Tensor, " d_sae"]
+    densities: Float[Tensor, " d_sae"]
+
+
 @torch.no_grad()
-def measure_strengths(
+def measure_firing(
     model: HookedVisionLanguageModel,
     sae: Any,
     studies: Sequence[int] | None = None,
     percentile: float = STRENGTH_PERCENTILE,
-) -> Float[Tensor, " d_sae"]:
-    """The strength of every latent on the kept tokens of studies.
+) -> Firing:
+    """The strength and density of every latent on the kept tokens of studies.
 
     Args:
         model: bound to the studies.
@@ -106,4 +119,4 @@ def measure_strengths(
     positive = torch.where(activations > 0, activations, torch.nan)
     # One column at a time would be slow, and all at once takes several times the memory.
     parts = [torch.nanquantile(part, percentile / 100, dim=0) for part in positive.split(512, dim=1)]
-    return torch.cat(parts).nan_to_num(0.0)
+    return Firing(torch.cat(parts).nan_to_num(0.0), (activations > 0).float().mean(dim=0))

@@ -1,8 +1,8 @@
 """Edits of activations: of one latent of an SAE, or along a direction.
 
-An edit is a pure function of the activations x that returns a *change* to add to them. With a_f the activation of latent
-f and d_f its decoder row, an edit of a latent changes x by (target - a_f) d_f. So what the SAE does not explain (its
-error term) stays as it is, and nothing is replaced by a reconstruction.
+An edit is a pure function of the activations x that returns a *change* to add to them. With a_f the activation of
+latent f and d_f its decoder row, an edit of a latent changes x by (target - a_f) d_f. So what the SAE does not explain
+(its error term) stays as it is, and nothing is replaced by a reconstruction.
 
 | edit | target of a_f, or change of x |
 | --- | --- |
@@ -201,9 +201,7 @@ def compile_rows(
                 _add_direction(entries, row, edit, d_in)
             else:
                 _add_latent(entries, row, edit, dictionaries[hook], hook)
-    return {
-        hook: _tensors(entries, len(rows), dictionaries.get(hook), d_in, device) for hook, entries in found.items()
-    }
+    return {hook: _tensors(entries, len(rows), dictionaries.get(hook), d_in, device) for hook, entries in found.items()}
 
 
 def no_edits(n_rows: int, dictionary: Dictionary | None, d_in: int, device: torch.device | str) -> RowEdits:

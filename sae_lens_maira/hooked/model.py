@@ -145,7 +145,10 @@ class HookedVisionLanguageModel(SpliceableModel):
         module: Any = self.vlm.module
         self._refuse_masks()
         changes = {} if self._steering is None else self._steering.changes(inputs)
-        with edited_sites(self.vlm, changes), torch_hooks(self.vlm, self.hook_image_embeds, self.blocks, inputs.positions):
+        with (
+            edited_sites(self.vlm, changes),
+            torch_hooks(self.vlm, self.hook_image_embeds, self.blocks, inputs.positions),
+        ):
             output = module.generate(
                 **inputs.model_inputs, **{"do_sample": False, "max_new_tokens": max_new_tokens, **kwargs}
             )

@@ -1,8 +1,8 @@
 """``with model.steered([Add(feature=139, dose=2)]):`` edits that act at all positions that a where-clause chooses.
 
 Hook points of rows see the tokens that rows keep. Edits reach every position of the full prompt, image and template
-tokens too. They come first: at the same hook point, an attached SAE or a hook sees the edited activations. :meth:`~sae_lens_maira.hooked.model.HookedVisionLanguageModel.generate`, loss
-and ``run_with_cache`` work inside the block, and so does ``run_with_saes``.
+tokens too. They come first: at the same hook point, an attached SAE or a hook sees the edited activations. Generation,
+loss and ``run_with_cache`` work inside the block, and so does ``run_with_saes``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sae_lens_maira.data.study import TokenKind
 from sae_lens_maira.errors import SteeringError
-from sae_lens_maira.hooked.dictionary import Dictionary, measure_strengths
+from sae_lens_maira.hooked.dictionary import Dictionary, measure_firing
 from sae_lens_maira.hooked.edits import Edit, RowEdits, compile_rows
 from sae_lens_maira.hooked.identity import check_sae_fits
 from sae_lens_maira.hooked.points import hidden_states
@@ -140,7 +140,9 @@ def module_at(vlm: VisionLanguageModel, name: str) -> tuple[Any, str]:
     """
     parts = name.split(".")
     if len(parts) != 3 or parts[0] != "blocks" or not parts[1].isdigit() or parts[2] not in BLOCK_SITES:
-        raise SteeringError(f"'{name}' cannot be edited; choose a block's hook point, such as blocks.2.hook_resid_post.")
+        raise SteeringError(
+            f"'{name}' cannot be edited; choose a block's hook point, such as blocks.2.hook_resid_post."
+        )
     layers = vlm.layers(vlm.module)
     if int(parts[1]) >= len(layers):
         raise SteeringError(f"There is no hook point '{name}' in a model of {len(layers)} layers.")
@@ -175,7 +177,7 @@ def as_dictionaries(
         check_sae_fits(sae, model)
         name = str(sae.cfg.metadata.hook_name)
         own = strengths.get(name) if isinstance(strengths, Mapping) else strengths
-        found[name] = Dictionary(sae, measure_strengths(model, sae) if own is None else own)
+        found[name] = Dictionary(sae, measure_firing(model, sae).strengths if own is None else own)
     return found
 
 

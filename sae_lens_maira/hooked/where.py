@@ -63,7 +63,7 @@ class Where(Settings):
             raise SteeringError("where.include is empty, so that nothing is edited; name a place, such as everywhere.")
         if self.window is not None and not 0 <= self.window[0] < self.window[1]:
             raise SteeringError(
-                f"where.window {list(self.window)} holds no token; give the first and one past the last, such as [0, 8]."
+                f"where.window {list(self.window)} holds no token; give the first, and the last plus one: [0, 8]."
             )
 
     def mask(self, kinds: Int[np.ndarray, " n_tokens"]) -> Bool[np.ndarray, " n_tokens"]:

@@ -51,7 +51,9 @@ class SharedPrefixCache:
         self._own: list[KeysValues | None] = [None] * len(self.shared)
         self._lengths = [0] * len(self.shared)
 
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Append to each row's own part of a layer.
 
         Returns:

@@ -4,10 +4,10 @@ Latents that detect a finding best rarely write it (Arad et al. 2025, "SAEs Are 
 Right Features", arXiv 2505.20063). All scores here come from one prefill per study, in batches of rows that differ in
 the edited latent:
 
-1. :func:`contrast`: how much more a latent fires where the report is about to be written, with the concept than without.
+1. :func:`contrast`: how much more a latent fires with the concept than without, where the report is about to begin.
 2. :func:`next_token_scores`: the output score, and the change of the model's confidence, at one position.
 3. :func:`wording_scores`: the shift of the log probability of a concept's wordings, by forced decoding.
-4. :func:`gradient_scores`: the same for all latents at once, to first order; verify the best with :func:`wording_scores`.
+4. :func:`gradient_scores`: the same for all latents at once, to first order; :func:`wording_scores` verifies the best.
 5. :func:`sparse_fit`: a few latents whose sum comes closest to a direction, by a greedy choice.
 """
 
@@ -26,15 +26,17 @@ from sae_lens_maira.data.study import Study
 from sae_lens_maira.hooked.dictionary import Dictionary
 from sae_lens_maira.hooked.edits import Add
 from sae_lens_maira.hooked.where import Where
-from sae_lens_maira.steering.engine import Prefill, Row, SteeringEngine
+from sae_lens_maira.steering.continuation import Prefill, Row
+from sae_lens_maira.steering.engine import SteeringEngine
 
 LAST_PROMPT_TOKEN = Where(include=("last_prompt_token",))
+IMAGES = Where(include=("images",))
 _MAX_ROWS = 256
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """The mean difference between studies with and without a concept.
+    """Means over positions and studies, or the difference of those with a concept from those without.
 
     Args:
         activations: of each latent.
@@ -45,14 +47,17 @@ class Contrast:
     residual: Float[Tensor, " d_in"]
 
 
-def mean_at(engine: SteeringEngine, hook: str, study: Study, where: Where) -> tuple[Tensor, Tensor]:
-    """The mean of latents' activations, (d_sae,), and of the residual stream, (d_in,), at positions of a prompt."""
+def means_at(engine: SteeringEngine, hook: str, study: Study, places: Sequence[Where]) -> list[Contrast]:
+    """The means of latents' activations and of the residual stream at places of a study's prompt, from one prefill."""
     prefill = engine.prefill(study)
-    mask = torch.from_numpy(where.prompt_mask(prefill.kinds, study.study_id))
-    x = engine.residual_at(prefill, hook)[0, mask]
-    sae = engine.dictionaries[hook].sae
-    with torch.no_grad():
-        return sae.encode(x.to(sae.W_dec)).float().mean(dim=0).cpu(), x.float().mean(dim=0).cpu()
+    residual, sae = engine.residual_at(prefill, hook)[0], engine.dictionaries[hook].sae
+    found: list[Contrast] = []
+    for where in places:
+        x = residual[torch.from_numpy(where.prompt_mask(prefill.kinds, study.study_id)).to(residual.device)]
+        with torch.no_grad():
+            activations = sae.encode(x.to(sae.W_dec)).float().mean(dim=0)
+        found.append(Contrast(activations.cpu(), x.float().mean(dim=0).cpu()))
+    return found
 
 
 def contrast(
@@ -71,13 +76,16 @@ def contrast(
         without: studies that do not; as many and in the same order if they are pairs.
         where: the positions whose mean is compared.
     """
-    shown = [mean_at(engine, hook, study, where) for study in with_concept]
-    absent = [mean_at(engine, hook, study, where) for study in without]
-    difference = [
-        torch.stack([own[part] for own in shown]).mean(dim=0) - torch.stack([own[part] for own in absent]).mean(dim=0)
-        for part in (0, 1)
-    ]
-    return Contrast(*difference)
+    shown = [means_at(engine, hook, study, [where])[0] for study in with_concept]
+    absent = [means_at(engine, hook, study, [where])[0] for study in without]
+
+    def mean(values: list[Tensor]) -> Tensor:
+        return torch.stack(values).mean(dim=0)
+
+    return Contrast(
+        mean([own.activations for own in shown]) - mean([own.activations for own in absent]),
+        mean([own.residual for own in shown]) - mean([own.residual for own in absent]),
+    )
 
 
 @dataclass(frozen=True)

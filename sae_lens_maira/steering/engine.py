@@ -1,9 +1,9 @@
 """One prefill per study, and rows with different edits that continue it.
 
-1. The prompt runs through the model once, the images' tower included. Its keys and values, and the residual stream that
-   enters some layers, are kept.
-2. Rows may edit different latents, by different doses, at different places. Only what their edits can change is computed
-   again: from the first edited position on, in the layers above the first edited one. The result before is shared.
+1. The prompt runs through the model once, the images' tower included. Its keys and values, and the residual stream
+   that enters some layers, are kept.
+2. Rows may edit different latents, by different doses, at different places. Only what their edits can change is
+   computed again: from the first edited position on, in the layers above the first edited one. All else is shared.
 3. New tokens run through all layers, as one batch of all rows.
 
 The decoder layers are called one by one, as transformers' own language models do it, so any model works whose decoder
@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -26,79 +25,14 @@ from transformers import DynamicCache
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import SteeringError
 from sae_lens_maira.hooked.dictionary import Dictionary
-from sae_lens_maira.hooked.edits import Edit, RowEdits, compile_rows, no_edits
+from sae_lens_maira.hooked.edits import RowEdits, compile_rows, no_edits
 from sae_lens_maira.hooked.model import HookedVisionLanguageModel
 from sae_lens_maira.hooked.points import hidden_states
 from sae_lens_maira.hooked.steered import changed_where, edited_sites, module_at
 from sae_lens_maira.hooked.where import Where
 from sae_lens_maira.steering.attention import KeysValues, SharedPrefixCache, shared_prefix
+from sae_lens_maira.steering.continuation import Continuation, Prefill, Row
 from sae_lens_maira.vlm import BLOCK_SITES
-
-
-@dataclass(frozen=True)
-class Row:
-    """One steered continuation of a study's prompt.
-
-    Args:
-        edits: what is edited; nothing if empty.
-        where: the positions.
-        seed: of the random numbers when tokens are sampled.
-    """
-
-    edits: tuple[Edit, ...] = ()
-    where: Where = field(default_factory=Where)
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Prefill:
-    """A study's prompt after one pass through the model.
-
-    Args:
-        study: the study.
-        ids: token ids of the prompt.
-        kinds: the kind of each token.
-        layers: keys and values of each layer.
-        residuals: the residual stream that enters a layer, by the layer's index.
-        logits: of the report's first token.
-    """
-
-    study: Study
-    ids: Int[Tensor, "1 n_prompt"]
-    kinds: Int[np.ndarray, " n_prompt"]
-    layers: list[KeysValues]
-    residuals: dict[int, Float[Tensor, "1 n_prompt d_model"]]
-    logits: Float[Tensor, "1 d_vocab"]
-
-
-@dataclass
-class Continuation:
-    """Rows that continue a prefill: their edits, their keys and values, and what has been edited so far.
-
-    Attributes:
-        logits: of each row's next token.
-        n_edited: positions that were edited in each row, over all its hook points.
-        n_asked: positions that each row's where-clause chose, times its hook points.
-    """
-
-    prefill: Prefill
-    rows: list[Row]
-    edits: dict[str, RowEdits]
-    has_edits: dict[str, Bool[Tensor, " rows"]]
-    cache: SharedPrefixCache
-    logits: Float[Tensor, "rows d_vocab"]
-    n_edited: Int[Tensor, " rows"]
-    n_asked: Int[Tensor, " rows"]
-    n_new: int = 0
-
-    def select(self, kept: Int[Tensor, " _"]) -> None:
-        """Keep some rows only."""
-        self.rows = [self.rows[index] for index in kept.tolist()]
-        self.edits = {name: edits.select(kept.to(edits.constant.device)) for name, edits in self.edits.items()}
-        self.has_edits = {name: has[kept] for name, has in self.has_edits.items()}
-        self.cache.select(kept)
-        self.logits = self.logits[kept.to(self.logits.device)]
-        self.n_edited, self.n_asked = self.n_edited[kept], self.n_asked[kept]
 
 
 class SteeringEngine:
@@ -313,9 +247,7 @@ class SteeringEngine:
 
     def _entering(self, edits: Mapping[str, RowEdits], index: int) -> list[str]:
         """Edited hook points of the residual stream that enters a layer."""
-        return [
-            name for name in edits if self._level(name) == index and not BLOCK_SITES[name.split(".")[2]].submodule
-        ]
+        return [name for name in edits if self._level(name) == index and not BLOCK_SITES[name.split(".")[2]].submodule]
 
     def _level(self, hook: str) -> int:
         """The first layer whose input, or whose inside, an edit at a hook point changes."""

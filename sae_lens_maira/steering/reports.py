@@ -16,7 +16,8 @@ from torch import Tensor
 
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import SteeringError
-from sae_lens_maira.steering.engine import Continuation, Prefill, Row, SteeringEngine
+from sae_lens_maira.steering.continuation import Continuation, Prefill, Row
+from sae_lens_maira.steering.engine import SteeringEngine
 
 Ending = Literal["end", "length", "repetition"]
 _LONGEST_PERIOD, _N_REPEATS, _SHORTEST_LOOP = 32, 4, 12

@@ -6,7 +6,7 @@ import torch
 from sae_lens_maira.data.study import TokenKind
 from sae_lens_maira.errors import SaeMismatch, SteeringError
 from sae_lens_maira.hooked import Ablate, Add, AddDirection, HookedMaira2, Where
-from sae_lens_maira.hooked.dictionary import Dictionary, measure_strengths
+from sae_lens_maira.hooked.dictionary import Dictionary, measure_firing
 from sae_lens_maira.maira2 import Maira2ForConditionalGeneration
 from tests.plain_maira2 import (
     CHECKPOINTS,
@@ -159,8 +159,9 @@ def test_strengths_are_percentiles_of_positive_activations(hooked, tokens):
     _, cache = hooked.run_with_cache(tokens, names_filter=HOOK)
     acts = sae.encode(cache[HOOK][tokens != hooked.tokenizer.pad_token_id]).numpy()
     expected = [float(torch.tensor(own[own > 0]).quantile(0.9)) if (own > 0).any() else 0.0 for own in acts.T]
-    found = measure_strengths(hooked, sae, percentile=90)
-    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    found = measure_firing(hooked, sae, percentile=90)
+    assert found.densities.tolist() == pytest.approx((acts > 0).mean(axis=0))
+    torch.testing.assert_close(found.strengths, torch.tensor(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_what_cannot_be_steered_is_refused(hooked, dictionary, studies):
