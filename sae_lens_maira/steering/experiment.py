@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from sae_lens_maira.data.source import StudySource
 from sae_lens_maira.errors import SteeringError
 from sae_lens_maira.files import hash_file
@@ -98,7 +100,8 @@ def run(experiment: Experiment, sae_path: Path, out: Path) -> Result:
     """
     found, chosen = experiment.run()
     world, dictionary, config = experiment.world, experiment.dictionary, experiment.config
-    arms = arm_table(*found["test"], world, dictionary)
+    stages = [found["test"], *([found["controls"]] if found["controls"][0] else [])]
+    arms = pa.concat_tables([arm_table(*own, world, dictionary) for own in stages])
     removal = removal_table(*found["removal"], world) if "removal" in found else None
     tables = {
         "arms": arms,

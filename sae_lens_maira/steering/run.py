@@ -4,7 +4,7 @@
 2. *Try* (some choice studies): candidates from the contrast write reports at a few doses.
 3. *Dose* (dose studies): the best candidates at all doses. The best of each kind is kept; of single latents and groups
    together, the best one with at most ``max_latents`` latents.
-4. *Test* (test studies): the chosen latents, controls at the norm of the single latent, and the ceiling.
+4. *Test* (test studies): the chosen latents and the ceiling; on some of them, controls at the single latent's norm.
 5. *Removal* and *prompt* (test studies): each concept drawn in and its latents ablated; the concept asked for in words.
 """
 
@@ -109,9 +109,12 @@ class Experiment:
             dose_arms = self._dosed(self._kept(proposals, arms, tried))
             dosed = self._stages.steer("dose", self.parts["dose"], dose_arms)
             chosen = self._choose(dose_arms, dosed)
-            test_arms = self._tested(chosen)
+            test_arms, control_arms = self._tested(chosen), self._controls(chosen)
             tested = self._stages.steer("test", self.parts["test"], test_arms, with_nats=True)
+            controls = self.parts["test"][: self.config.n_controls]
+            controlled = self._stages.steer("controls", controls, control_arms, with_nats=True)
             found = {"try": (arms, tried), "dose": (dose_arms, dosed), "test": (test_arms, tested)}
+            found["controls"] = control_arms, controlled
             found |= self._drawn_in(chosen)
         return found, chosen
 
@@ -126,15 +129,16 @@ class Experiment:
     def n_reports(self) -> dict[str, int]:
         """Upper bounds of the number of reports of each stage."""
         c, n = self.config, len(self.concepts)
-        groups = 2 * (c.max_latents - 1)
-        tried = (c.n_candidates + groups) * len(c.doses[::2])
-        tried += c.n_candidates * len(c.doses[::2]) * ("random_dictionary" in c.controls)
+        groups, n_doses = 2 * (c.max_latents - 1), len(c.doses[1::2] or c.doses)
+        tried = (c.n_candidates + groups) * n_doses
+        tried += c.n_candidates * n_doses * ("random_dictionary" in c.controls)
         dosed = (sum(_N_KEPT.values()) + 1) * len(c.doses)
-        tested = 2 + sum(name != "prompt" for name in c.controls)
+        n_controls = sum(name not in ("prompt", "difference_of_means") for name in c.controls)
         return {
             "try": n * tried * len(self.parts["try"]),
             "dose": n * dosed * len(self.parts["dose"]),
-            "test": n * tested * len(self.parts["test"]),
+            "test": n * 3 * len(self.parts["test"]),
+            "controls": n * n_controls * c.n_controls,
             "removal": n * (2 + len(ABLATED)) * c.n_removal,
             "prompt": n * c.n_prompt * ("prompt" in c.controls),
         }
@@ -183,7 +187,7 @@ class Experiment:
             self._arm(concept, proposal, dose)
             for concept in self.concepts
             for proposal in proposals[concept]
-            for dose in self.config.doses[::2]
+            for dose in self.config.doses[1::2] or self.config.doses
         ]
 
     def _kept(
@@ -232,16 +236,20 @@ class Experiment:
         return Chosen(chosen)
 
     def _tested(self, chosen: Chosen) -> list[Arm]:
-        wanted = ("latent", "latents", *self.config.controls)
-        tested: list[Arm] = []
-        other = self._other_hook()
+        wanted = ["latent", "latents"]
+        wanted += [name for name in ("difference_of_means",) if name in self.config.controls]
+        return [arm for arm in chosen.arms if arm.name in wanted]
+
+    def _controls(self, chosen: Chosen) -> list[Arm]:
+        wanted, other = self.config.controls, self._other_hook()
+        made: list[Arm] = []
         for concept in self.concepts:
             own = chosen.of(concept)
-            tested += [arm for name, arm in own.items() if name in wanted]
+            made += [arm for name, arm in own.items() if name == "random_dictionary" and name in wanted]
             if "latent" in own:
-                arm, seed = own["latent"], self.config.seed
-                tested += matched_controls(arm, self.dictionary, self.firing.densities, other, wanted, seed)
-        return tested
+                densities, seed = self.firing.densities, self.config.seed
+                made += matched_controls(own["latent"], self.dictionary, densities, other, wanted, seed)
+        return made
 
     def _drawn_in(self, chosen: Chosen) -> dict[str, tuple[list[Arm], Outcomes]]:
         """Removal and prompt: studies that are changed for each concept."""

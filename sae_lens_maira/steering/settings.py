@@ -34,10 +34,11 @@ class SteerConfig(Settings):
         n_choice: studies on which latents are chosen, with the concept drawn in and without it.
         n_dose: studies on which the dose and the number of latents are chosen.
         n_test: studies of the final score.
+        n_controls: of these, studies on which controls are measured.
         n_removal: of these, studies in which each concept is drawn in and its latents are ablated.
         n_prompt: of these, studies for the control that asks for the concept in the indication.
         n_tried: of the studies for the choice, those on which candidates write reports.
-        doses: multiples of the size that each candidate shows in studies with the concept; every other one is tried
+        doses: multiples of the size that each candidate shows in studies with the concept; every second one is tried
             when latents are chosen.
         n_candidates: single latents that are tried per concept; as many of random directions.
         max_latents: largest number of latents for one concept.
@@ -57,14 +58,15 @@ class SteerConfig(Settings):
     concepts: tuple[str, ...] = ()
     where: Where = field(default_factory=Where)
     studies: SourceConfig = field(default_factory=lambda: PhantomConfig(n_studies=400, seed=101, n_held_out=0))
-    n_choice: AtLeastOne = 24
-    n_tried: AtLeastOne = 12
-    n_dose: AtLeastOne = 30
+    n_choice: AtLeastOne = 16
+    n_tried: AtLeastOne = 10
+    n_dose: AtLeastOne = 24
     n_test: AtLeastOne = 100
-    n_removal: AtLeastZero = 40
-    n_prompt: AtLeastZero = 20
-    doses: tuple[float, ...] = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
-    n_candidates: AtLeastOne = 5
+    n_controls: AtLeastOne = 40
+    n_removal: AtLeastZero = 24
+    n_prompt: AtLeastZero = 12
+    doses: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0)
+    n_candidates: AtLeastOne = 4
     max_latents: AtLeastOne = 3
     max_off_target: Share = 0.04
     controls: tuple[Control, ...] = (
@@ -89,5 +91,7 @@ class SteerConfig(Settings):
             raise SteeringError(f"doses {list(self.doses)} must be positive numbers; such as [1, 1.5, 2, 3].")
         if self.n_tried > self.n_choice:
             raise SteeringError(f"n_tried {self.n_tried} is more than n_choice {self.n_choice}; try on fewer studies.")
-        if max(self.n_removal, self.n_prompt) > self.n_test:
-            raise SteeringError(f"n_removal and n_prompt are taken from n_test, {self.n_test}; ask for less.")
+        if max(self.n_controls, self.n_removal, self.n_prompt) > self.n_test:
+            raise SteeringError(
+                f"n_controls, n_removal and n_prompt are taken from the n_test = {self.n_test} studies; ask for less."
+            )

@@ -98,7 +98,9 @@ def test_samples_follow_the_distribution():
 
 
 def test_a_seed_gives_the_same_sample_and_another_seed_another(engine, studies):
-    found = write_reports(engine, studies[0], [Row(seed=1), Row(seed=1), Row(seed=2)], temperature=1.5, max_new_tokens=20)
+    found = write_reports(
+        engine, studies[0], [Row(seed=1), Row(seed=1), Row(seed=2)], temperature=1.5, max_new_tokens=20
+    )
     assert found[0] == found[1]
     assert found[0] != found[2]
 

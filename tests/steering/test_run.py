@@ -24,12 +24,13 @@ CONFIG = SteerConfig(
     n_tried=1,
     n_dose=2,
     n_test=2,
+    n_controls=1,
     n_removal=1,
     n_prompt=1,
     doses=(1.0, 3.0),
-    n_candidates=2,
+    n_candidates=1,
     max_latents=2,
-    max_new_tokens=24,
+    max_new_tokens=12,
 )
 
 
@@ -92,9 +93,10 @@ def test_ctrl_c_stops_between_studies(make, tmp_path, monkeypatch):
     stages = experiment._stages
     done = []
     monkeypatch.setattr(stages, "stop", lambda: len(done) >= 1)
+    values = stages.each("try", [0, 1, 2], lambda study: done.append(study) or study.study_id)
+    assert next(values) == done[0].study_id
     with pytest.raises(Interrupted, match="finished studies are kept"):
-        for value in stages.each("try", [0, 1, 2], lambda study: done.append(study) or study.study_id):
-            assert value == done[-1].study_id
+        next(values)
     assert len(done) == 1
 
 
@@ -129,12 +131,12 @@ def steering_proposal(feature):
 
 
 def test_the_three_sets_share_no_patient():
-    config = SteerConfig(n_choice=5, n_tried=2, n_dose=5, n_test=10, n_removal=1, n_prompt=1)
+    config = SteerConfig(n_choice=5, n_tried=2, n_dose=5, n_test=10, n_controls=2, n_removal=1, n_prompt=1)
     parts = divide(PhantomSource(60, 3), config)
     assert {name: len(own) for name, own in parts.items()} == {"choice": 5, "try": 2, "dose": 5, "test": 10}
     assert len({*parts["choice"], *parts["dose"], *parts["test"]}) == 20
     assert parts["try"] == parts["choice"][:2]
-    with pytest.raises(SteeringError, match=r"n_test is 10, but only \d+ of the 12 studies are in that part; raise"):
+    with pytest.raises(SteeringError, match=r"n_choice is 5, but only \d of the 12 studies are in that part; raise"):
         divide(PhantomSource(12, 3), config)
 
 
@@ -142,8 +144,8 @@ def test_the_three_sets_share_no_patient():
     ("settings", "message"),
     [
         ({"doses": (0.0, 1.0)}, r"doses \[0.0, 1.0\] must be positive numbers"),
-        ({"n_tried": 30}, "n_tried 30 is more than n_choice 24"),
-        ({"n_removal": 200}, "are taken from n_test, 100; ask for less."),
+        ({"n_tried": 30}, "n_tried 30 is more than n_choice 16"),
+        ({"n_removal": 200}, "are taken from the n_test = 100 studies; ask for less."),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
