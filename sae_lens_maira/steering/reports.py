@@ -51,6 +51,7 @@ def write_reports(
     rows: Sequence[Row],
     *,
     max_new_tokens: int = 300,
+    min_new_tokens: int = 0,
     temperature: float = 0.0,
     max_rows: int = 128,
 ) -> list[SteeredReport]:
@@ -61,6 +62,7 @@ def write_reports(
         study: the study, or its prefill.
         rows: the edits of each report.
         max_new_tokens: largest number of tokens of a report.
+        min_new_tokens: a report neither ends nor is stopped for repetition before it has this many tokens.
         temperature: 0 takes the likeliest token; above, tokens are sampled with each row's seed.
         max_rows: rows in one batch; more are written in turn.
 
@@ -72,7 +74,8 @@ def write_reports(
     prefill = study if isinstance(study, Prefill) else engine.prefill(study)
     found: list[SteeredReport] = []
     for start in range(0, len(rows), max_rows):
-        found += _Writer(engine, prefill, rows[start : start + max_rows], max_new_tokens, temperature).write()
+        chunk = rows[start : start + max_rows]
+        found += _Writer(engine, prefill, chunk, (min_new_tokens, max_new_tokens), temperature).write()
     return found
 
 
@@ -80,10 +83,15 @@ class _Writer:
     """Writes one batch of reports."""
 
     def __init__(
-        self, engine: SteeringEngine, prefill: Prefill, rows: Sequence[Row], max_new_tokens: int, temperature: float
+        self,
+        engine: SteeringEngine,
+        prefill: Prefill,
+        rows: Sequence[Row],
+        lengths: tuple[int, int],
+        temperature: float,
     ) -> None:
         self._engine, self._prefill = engine, prefill
-        self._max_new_tokens, self._temperature = max_new_tokens, temperature
+        (self._min_new_tokens, self._max_new_tokens), self._temperature = lengths, temperature
         self._state: Continuation = engine.start(prefill, rows)
         self._generators = [torch.Generator().manual_seed(row.seed) for row in rows]
         self._tokens: list[list[int]] = [[] for _ in rows]
@@ -124,7 +132,7 @@ class _Writer:
         tokens.append(token)
         if len(tokens) == self._max_new_tokens:
             self._finish(place, "length")
-        elif is_loop(tokens):
+        elif len(tokens) >= self._min_new_tokens and is_loop(tokens):
             self._finish(place, "repetition")
 
     def _finish(self, place: int, ending: Ending) -> None:
@@ -134,6 +142,8 @@ class _Writer:
 
     def _choose(self) -> Int[Tensor, " rows"]:
         logits = self._state.logits.float()
+        if self._state.n_new < self._min_new_tokens:
+            logits = logits.index_fill(1, torch.tensor(sorted(self._ends), device=logits.device), -torch.inf)
         if self._temperature == 0:
             return logits.argmax(dim=-1)
         generators = [self._generators[number] for number in self._numbers]

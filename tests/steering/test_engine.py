@@ -214,9 +214,7 @@ def test_bad_rows_are_refused(engine, studies, dictionary):
         engine.start(prefill, [Row((Add(999, 1.0),))])
     with pytest.raises(SteeringError, match="where: prior_image selects nothing in study 'study 1'"):
         engine.start(prefill, [Row((Add(1, 1.0),), Where(include=("prior_image",)))])
-    with pytest.raises(
-        SteeringError, match=r"There is no hook point 'blocks.9.hook_resid_post' in a model"
-    ):
+    with pytest.raises(SteeringError, match=r"There is no hook point 'blocks.9.hook_resid_post' in a model"):
         engine.start(prefill, [Row((AddDirection(torch.ones(160), 1.0, "blocks.9.hook_resid_post"),))])
     with pytest.raises(SteeringError, match="is not in the residual stream"):
         engine.residual_at(prefill, "blocks.1.hook_mlp_out")

@@ -29,7 +29,9 @@ rows = st.builds(
 )
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(batch=st.lists(rows, min_size=2, max_size=5), temperature=st.sampled_from([0.0, 0.7]), number=st.integers(0, 3))
 def test_a_rows_report_is_the_same_alone_and_in_any_batch(engine, studies, batch, temperature, number):
     prefill = engine.prefill(studies[number])

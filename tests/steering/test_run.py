@@ -42,7 +42,7 @@ def make(model, dictionary, tmp_path):
     def plan(out: Path, config: SteerConfig = CONFIG) -> Experiment:
         units = Units(out, steering_experiment.key(sae_path, model, config))
         firing = Firing(dictionary.strengths, torch.linspace(0, 1, D_SAE))
-        source = PhantomSource(config.studies.n_studies, config.studies.seed)
+        source = PhantomSource(20, 103)
         return Experiment(model, dictionary, firing, source, PhantomWorld(), config, units)
 
     return plan, sae_path
