@@ -15,12 +15,15 @@ else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            **dict.fromkeys(
-                ("Ablate", "Add", "AddDirection", "Cap", "Clamp", "Scale", "ScaleDirection"),
-                "sae_lens_maira.hooked.edits",
-            ),
+            "Ablate": "sae_lens_maira.hooked.edits",
+            "Add": "sae_lens_maira.hooked.edits",
+            "AddDirection": "sae_lens_maira.hooked.edits",
+            "Cap": "sae_lens_maira.hooked.edits",
+            "Clamp": "sae_lens_maira.hooked.edits",
             "HookedMaira2": "sae_lens_maira.hooked.maira2",
             "HookedVisionLanguageModel": "sae_lens_maira.hooked.model",
+            "Scale": "sae_lens_maira.hooked.edits",
+            "ScaleDirection": "sae_lens_maira.hooked.edits",
             "Where": "sae_lens_maira.hooked.where",
         },
     )

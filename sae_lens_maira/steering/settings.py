@@ -62,9 +62,9 @@ class SteerConfig(Settings):
     n_tried: AtLeastOne = 10
     n_dose: AtLeastOne = 24
     n_test: AtLeastOne = 100
-    n_controls: AtLeastOne = 40
-    n_removal: AtLeastZero = 24
-    n_prompt: AtLeastZero = 12
+    n_controls: AtLeastOne = 24
+    n_removal: AtLeastZero = 12
+    n_prompt: AtLeastZero = 6
     doses: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0)
     n_candidates: AtLeastOne = 4
     max_latents: AtLeastOne = 3
