@@ -43,12 +43,14 @@ def test_an_experiment_is_told_beforehand_and_nothing_is_written(sae_path, tmp_p
     config = {"concepts": ["pacemaker"], "doses": [1.0], "n_candidates": 1, "max_latents": 2, **sizes}
     path = tmp_path / "steer.yaml"
     path.write_text(yaml.safe_dump(config))
-    assert main(["steer", str(sae_path), "--config", str(path), "--out", str(tmp_path / "out"), "--dry-run", *QUICK]) == 0
+    assert (
+        main(["steer", str(sae_path), "--config", str(path), "--out", str(tmp_path / "out"), "--dry-run", *QUICK]) == 0
+    )
     # try: 1 latent, 2 groups and 1 random; dose: 2 + 2 + 1 + 1; test: 3 x 2; 6 controls; removal: 6; prompt: 1.
     assert capsys.readouterr().out.startswith(
         "At most 29 reports (try 4, dose 6, test 6, controls 6, removal 6, prompt 1): about "
     )
-    assert not (tmp_path / "out").exists()
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,10 @@ def test_an_experiment_is_told_beforehand_and_nothing_is_written(sae_path, tmp_p
         ([], "Give --feature and --dose to steer one report, or --out for an experiment."),
         (["--feature", "3", "--out", "x"], "--out is for an experiment"),
         (["--feature", "1", "2", "--dose", "1", "2", "3"], "There are 2 features and 3 doses; give one each."),
-        (["--feature", "99", *QUICK], f"There is no latent 99 in the SAE at '{HOOK}'; it has latents 0 to {D_SAE - 1}."),
+        (
+            ["--feature", "99", *QUICK],
+            f"There is no latent 99 in the SAE at '{HOOK}'; it has latents 0 to {D_SAE - 1}.",
+        ),
         (["--feature", "3", "--dose", "nan", *QUICK], "The dose of latent 3 is nan; give a finite number."),
         (["--feature", "3", "--study", "7", *QUICK], "There is no study 7; the source has 3."),
         (

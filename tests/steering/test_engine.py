@@ -10,6 +10,7 @@ from sae_lens_maira.hooked import (
     AddDirection,
     Cap,
     Clamp,
+    HookedMaira2,
     HookedVisionLanguageModel,
     Scale,
     Where,
@@ -18,8 +19,9 @@ from sae_lens_maira.hooked.dictionary import Dictionary
 from sae_lens_maira.steering.attention import KeysValues, SharedPrefixCache, shared_prefix_attention
 from sae_lens_maira.steering.continuation import Row
 from sae_lens_maira.steering.engine import SteeringEngine
+from sae_lens_maira.steering.reports import write_reports
 from tests.llava_adapter import tiny_llava
-from tests.plain_maira2 import prompt_of, raw_hook, relative_error
+from tests.plain_maira2 import REFERENCE_CHECKPOINT, prompt_of, raw_hook, relative_error
 from tests.steered_sae import HOOK, edited_plainly, make_dictionary
 
 REPORT = Where(include=("last_prompt_token", "report"))
@@ -196,9 +198,20 @@ def test_a_model_with_grouped_queries_behind_another_adapter(studies):
 
 
 @torch.no_grad()
-def test_a_model_placed_by_a_device_map_is_steered_alike(studies, dictionary, engine):
-    from sae_lens_maira.hooked import HookedMaira2
+def test_the_official_layout_with_random_weights(studies):
+    """The checkpoint of the reference tests: MAIRA-2's own sizes of everything but width and depth."""
+    model = HookedMaira2.from_pretrained(REFERENCE_CHECKPOINT, studies, dtype=torch.float32)
+    dictionary = make_dictionary(model.cfg.d_model)
+    engine = SteeringEngine(model, {HOOK: dictionary})
+    rows = [Row(BIG), Row(BIG, REPORT), Row()]
+    reports = write_reports(engine, studies[0], rows, max_new_tokens=6, min_new_tokens=6)
+    for row, report in zip(rows, reports, strict=True):
+        with model.steered(row.edits, row.where, saes=dictionary):
+            assert [report.text] == model.generate(studies[0], max_new_tokens=6, min_new_tokens=6)
 
+
+@torch.no_grad()
+def test_a_model_placed_by_a_device_map_is_steered_alike(studies, dictionary, engine):
     placed = HookedMaira2.from_pretrained("phantom", studies, dtype=torch.float32, device_map={"": "cpu"})
     other = SteeringEngine(placed, {HOOK: dictionary})
     rows = [Row(BIG), Row(BIG, REPORT)]
