@@ -58,13 +58,13 @@ class SteerConfig(Settings):
     concepts: tuple[str, ...] = ()
     where: Where = field(default_factory=Where)
     studies: SourceConfig = field(default_factory=lambda: PhantomConfig(n_studies=400, seed=101, n_held_out=0))
-    n_choice: AtLeastOne = 16
-    n_tried: AtLeastOne = 10
-    n_dose: AtLeastOne = 24
+    n_choice: AtLeastOne = 12
+    n_tried: AtLeastOne = 6
+    n_dose: AtLeastOne = 12
     n_test: AtLeastOne = 100
-    n_controls: AtLeastOne = 24
-    n_removal: AtLeastZero = 12
-    n_prompt: AtLeastZero = 6
+    n_controls: AtLeastOne = 12
+    n_removal: AtLeastZero = 8
+    n_prompt: AtLeastZero = 4
     doses: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0)
     n_candidates: AtLeastOne = 4
     max_latents: AtLeastOne = 3

@@ -144,7 +144,7 @@ def test_the_three_sets_share_no_patient():
     ("settings", "message"),
     [
         ({"doses": (0.0, 1.0)}, r"doses \[0.0, 1.0\] must be positive numbers"),
-        ({"n_tried": 30}, "n_tried 30 is more than n_choice 16"),
+        ({"n_tried": 30}, "n_tried 30 is more than n_choice 12"),
         ({"n_removal": 200}, "are taken from the n_test = 100 studies; ask for less."),
     ],
 )
