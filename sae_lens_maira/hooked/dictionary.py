@@ -31,7 +31,7 @@ class Dictionary:
 
     Args:
         sae: the SAE, as SAE-Lens loads it; it is never modified.
-        strengths: of each latent; 0 where a latent never fired, so that a dose of it does nothing.
+        strengths: of each latent; 0 where a latent never fired, and a dose of it is refused.
     """
 
     sae: Any

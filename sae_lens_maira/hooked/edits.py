@@ -235,6 +235,11 @@ def _add_latent(entries: _Entries, row: int, edit: LatentEdit, dictionary: Dicti
     value = 0.0 if isinstance(edit, Ablate) else edit.factor if isinstance(edit, Scale) else edit.dose
     _check_finite(value, f"latent {edit.feature}")
     strength = float(dictionary.strengths[edit.feature])
+    if not strength and value and not isinstance(edit, Scale):
+        raise SteeringError(
+            f"Latent {edit.feature} at '{hook}' never fired where strengths were measured, so its doses have no unit; "
+            "give its strength, or another latent."
+        )
     match edit:
         case Add():
             if value:

@@ -129,7 +129,7 @@ class SteeringEngine:
             dtype=torch.bool,
         )
         start = state.prefill.ids.shape[1] + state.n_new
-        x = self._embed(tokens.to(self._embed.weight.device))
+        x = self._embed(tokens.to(state.prefill.ids.device))
         self._count_asked(state, masks)
         final = self._run(state, x, masks, 0, start)
         logits = self._unembed(self._norm(final[:, -1:] if only_last else final))

@@ -138,6 +138,13 @@ def test_an_edit_without_an_sae_says_what_is_missing():
         compile_rows([(Add(1, 1.0),)], {}, D_IN, "cpu")
 
 
+def test_a_dose_of_a_latent_without_a_strength_is_refused():
+    silent = {HOOK: Dictionary(SAE, torch.zeros(D_SAE))}
+    with pytest.raises(SteeringError, match=f"Latent 3 at '{HOOK}' never fired where strengths were measured"):
+        compile_rows([(Add(3, 1.0),)], silent, D_IN, "cpu")
+    compile_rows([(Add(3, 0.0), Scale(4, 2.0), Ablate(5))], silent, D_IN, "cpu")
+
+
 def test_an_sae_that_rescales_tokens_is_refused():
     sae = make_dictionary(D_IN).sae
     sae.cfg.normalize_activations = "layer_norm"

@@ -11,7 +11,7 @@ from sae_lens_maira.steering.continuation import Row
 from sae_lens_maira.steering.reports import is_loop, sample, write_reports
 from tests.steered_sae import D_SAE
 
-N_NEW = 20
+N_NEW = 16
 PLACES = [Where(), Where(include=("report",)), Where(include=("images", "report"), window=(2, 9))]
 rows = st.builds(
     Row,
@@ -30,9 +30,9 @@ rows = st.builds(
 
 
 @settings(
-    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-@given(batch=st.lists(rows, min_size=2, max_size=5), temperature=st.sampled_from([0.0, 0.7]), number=st.integers(0, 3))
+@given(batch=st.lists(rows, min_size=2, max_size=4), temperature=st.sampled_from([0.0, 0.7]), number=st.integers(0, 3))
 def test_a_rows_report_is_the_same_alone_and_in_any_batch(engine, studies, batch, temperature, number):
     prefill = engine.prefill(studies[number])
     options = {"max_new_tokens": N_NEW, "temperature": temperature}
