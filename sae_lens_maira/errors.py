@@ -165,5 +165,9 @@ class AttributionError(UserError):
     """Features cannot be attributed; the message says why and what to do."""
 
 
+class SteeringError(UserError):
+    """A steering edit, where-clause or experiment cannot be used; the message says why and what to do."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C stopped the work between two steps; finished work is kept, and the message says how to continue."""

@@ -19,6 +19,7 @@ from sae_lens_maira.cli.import_sae import import_sae
 from sae_lens_maira.cli.interpret import interpret
 from sae_lens_maira.cli.push import push
 from sae_lens_maira.cli.report import report
+from sae_lens_maira.cli.steer import steer
 from sae_lens_maira.cli.studies import studies
 from sae_lens_maira.cli.train import train
 from sae_lens_maira.cli.view import view
@@ -32,6 +33,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "train": (train, "train an SAE"),
     "dashboard": (dashboard, "make a gallery of an SAE's features, and sae-dashboard's pages"),
     "attribute": (attribute, "measure what drives features: image, prior, request or the report itself"),
+    "steer": (steer, "edit latents while the model writes, and measure what they do"),
     "view": (view, "serve a gallery on this machine and open the browser"),
     "import": (import_sae, "convert an SAE of dictionary_learning to SAE-Lens's format"),
     "interpret": (interpret, "explain an SAE's features, and score the explanations on other patients"),
