@@ -84,7 +84,7 @@ def precision(
     gained = (before[ties.ends] - before[ties.firsts]) / n_positive
     average = np.bincount(ties.features, weights=gained * hits / n_above, minlength=own.n_features)
     n_firing = before[ties.offsets[1:]] - before[ties.offsets[:-1]]
-    average += (n_positive - n_firing) / n_asked
+    average = average + (n_positive - n_firing) / n_asked
     f1 = np.full(own.n_features, 2 * n_positive / (n_asked + n_positive))
     threshold = np.full(own.n_features, -np.inf, dtype=np.float32)
     at_group = 2 * hits / (n_above + n_positive)
