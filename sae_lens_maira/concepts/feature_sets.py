@@ -25,6 +25,8 @@ from sae_lens_maira.features.sparse import SparseWriter, chunks, entries, n_colu
 
 MAX_ENTRIES = 1 << 21
 """Entries in a block."""
+MAX_FEATURES = 1024
+"""Features in a block."""
 CHUNK_TOKENS = 8192
 
 
@@ -78,11 +80,13 @@ class SparseFeatures:
         maxima, sums = self._maxima, self._sums
         if chosen is not None:
             maxima, sums = maxima[chosen], sums[chosen]
-        for start, stop in chunks(maxima, MAX_ENTRIES):
-            features, segments, largest = entries(maxima, start, stop)
-            total = entries(sums, start, stop)[2]
-            numbers = np.arange(start, stop) if chosen is None else chosen[start:stop]
-            yield numbers, PooledBlock(stop - start, features - start, segments, largest, total)
+        for first, last in chunks(maxima, MAX_ENTRIES):
+            for start in range(first, last, MAX_FEATURES):
+                stop = min(start + MAX_FEATURES, last)
+                features, segments, largest = entries(maxima, start, stop)
+                total = entries(sums, start, stop)[2]
+                numbers = np.arange(start, stop) if chosen is None else chosen[start:stop]
+                yield numbers, PooledBlock(stop - start, features - start, segments, largest, total)
 
 
 class Projections:
@@ -160,4 +164,8 @@ def pool_firings(firings: Iterable[Firings], n_features: int, segments: Segments
         pooled_maxima, pooled_sums = maxima.finish(), sums.finish()
     assert n_rows(pooled_maxima) == segments.n_segments, "every study is in the firings"
     assert n_columns(pooled_maxima) == n_features
-    return SparseFeatures(transposed(pooled_maxima, folder / "maxima_by_feature"), transposed(pooled_sums, folder / "sums_by_feature"))
+    by_feature = [
+        transposed(matrix, folder / f"{name}_by_feature")
+        for name, matrix in (("maxima", pooled_maxima), ("sums", pooled_sums))
+    ]
+    return SparseFeatures(*by_feature)
