@@ -11,6 +11,7 @@ from sae_lens_maira import __version__
 from sae_lens_maira.cli.architecture import describe_architecture
 from sae_lens_maira.cli.arguments import read_arguments
 from sae_lens_maira.cli.cache import cache
+from sae_lens_maira.cli.concepts import concepts
 from sae_lens_maira.cli.dashboard import dashboard
 from sae_lens_maira.cli.import_sae import import_sae
 from sae_lens_maira.cli.push import push
@@ -27,6 +28,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "cache": (cache, "write a model's activations to disk, once"),
     "train": (train, "train an SAE"),
     "dashboard": (dashboard, "make a gallery of an SAE's features, and sae-dashboard's pages"),
+    "concepts": (concepts, "compare an SAE's features with the labels of studies, beside controls"),
     "view": (view, "serve a gallery on this machine and open the browser"),
     "import": (import_sae, "convert an SAE of dictionary_learning to SAE-Lens's format"),
     "push": (push, "share an SAE on the Hub, with a model card and without any training text"),

@@ -34,7 +34,7 @@ from sae_lens_maira.concepts.questions import Truth, ask, priors
 from sae_lens_maira.concepts.rows import row_of
 from sae_lens_maira.concepts.segments import Segments, cut
 from sae_lens_maira.concepts.settings import ConceptSettings, Control
-from sae_lens_maira.concepts.tree import is_phantom, phantom_families, phantom_groups
+from sae_lens_maira.concepts.tree import is_phantom, phantom_families, phantom_groups, phantom_topics
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import ConfigError
 from sae_lens_maira.features.firings import folded_copy
@@ -71,9 +71,12 @@ def questions_of(studies: Sequence[Study], settings: ConceptSettings) -> Truth:
     labels = [study.labels for study in studies]
     groups: Mapping[str, Sequence[str]] = settings.groups
     families: Mapping[str, Sequence[str]] | None = settings.families or None
-    if not groups and not families and is_phantom({name for known in labels for name in known}):
-        groups, families = phantom_groups(), phantom_families()
-    return ask(labels, priors(studies), groups=groups, families=families, uncertain=settings.uncertain)
+    topics: Mapping[str, str] = {}
+    if is_phantom({name for known in labels for name in known}):
+        topics = phantom_topics()
+        if not groups and not families:
+            groups, families = phantom_groups(), phantom_families()
+    return ask(labels, priors(studies), groups=groups, families=families, topics=topics, uncertain=settings.uncertain)
 
 
 def make_exam(subject: ConceptSubject, settings: ConceptSettings) -> Exam:

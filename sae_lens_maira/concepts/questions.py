@@ -37,12 +37,14 @@ class Question:
         kind: presence of one label, presence of any label of a group, or a change.
         members: the labels that it is about.
         change: the change that is asked for; None in the other kinds.
+        topic: what the label is about, such as ``visible`` or ``text``; None if unknown.
     """
 
     name: str
     kind: QuestionKind
     members: tuple[str, ...]
     change: Change | None = None
+    topic: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,7 @@ def ask(
     *,
     groups: Mapping[str, Sequence[str]] | None = None,
     families: Mapping[str, Sequence[str]] | None = None,
+    topics: Mapping[str, str] | None = None,
     uncertain: Uncertain = "positive",
 ) -> Truth:
     """All questions that labels can answer.
@@ -78,11 +81,14 @@ def ask(
         has_prior: which studies have a prior image or report.
         groups: further nodes of the tree of concepts: a name, and the labels below it.
         families: concepts on which changes are measured, by name; each label by itself if None.
+        topics: what labels are about, by name.
         uncertain: how an uncertain finding counts.
     """
     names = sorted({name for known in labels for name in known})
     presence = {name: _presence(labels, name, uncertain) for name in names}
-    columns: dict[Question, np.ndarray] = {Question(name, "presence", (name,)): presence[name] for name in names}
+    columns: dict[Question, np.ndarray] = {
+        Question(name, "presence", (name,), topic=(topics or {}).get(name)): presence[name] for name in names
+    }
     for name, members in (groups or {}).items():
         known = tuple(member for member in members if member in presence)
         if known and name not in presence:

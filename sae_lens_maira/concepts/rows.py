@@ -23,6 +23,7 @@ def row_of(scored: Scored, exam: Exam) -> dict[str, Any]:
         "item": pick.item,
         "concept": item.question.name,
         "kind": item.question.kind,
+        "topic": item.question.topic,
         "region": item.region,
         "feature": pick.feature if pick.feature >= 0 else None,
         "pool": pick.pool if pick.feature >= 0 else None,

@@ -23,6 +23,11 @@ def is_phantom(names: Iterable[str]) -> bool:
     return set(VISIBLE) <= set(names)
 
 
+def phantom_topics() -> dict[str, str]:
+    """Whether a concept can be seen or only read in the request."""
+    return {name: "text" if concept.kind == "text" else "visible" for name, concept in CONCEPTS.items()}
+
+
 def phantom_families() -> dict[str, tuple[str, ...]]:
     """The findings on which changes are measured."""
     return dict(FAMILIES)
