@@ -76,7 +76,7 @@ def choose(
     features: FeatureSet,
     exam: Exam,
     pools: Sequence[Pool] = POOLS,
-    observer: Observer | None = None,
+    observers: Sequence[Observer] = (),
 ) -> list[Pick]:
     """The best feature for every item; of equally good ones the first.
 
@@ -84,7 +84,7 @@ def choose(
         features: the set.
         exam: items and halves.
         pools: how values may be pooled.
-        observer: is called with the AUROCs of every block of features.
+        observers: are called with the AUROCs of every block of features.
     """
     n_items = len(exam.items)
     best = np.full(n_items, -np.inf)
@@ -92,7 +92,7 @@ def choose(
     chosen_pool = np.zeros(n_items, dtype=np.int64)
     for numbers, block in features.blocks():
         found = choice_block(numbers, block, exam, pools)
-        if observer is not None:
+        for observer in observers:
             observer(found, block)
         top = found.auroc.argmax(axis=0)
         at_top = found.auroc[top, np.arange(n_items)]

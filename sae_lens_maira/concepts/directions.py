@@ -31,7 +31,8 @@ def moments(recording: Recording, studies: Bool[np.ndarray, " n_studies"]) -> Mo
         total = x.sum(0) if total is None else total + x.sum(0)
         products = x.T @ x if products is None else products + x.T @ x
         n_tokens += len(x)
-    assert total is not None and products is not None, "a recording has tokens"
+    assert total is not None
+    assert products is not None
     mean = total / n_tokens
     return Moments(mean.float(), (products / n_tokens - mean[:, None] * mean).float())
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from sae_lens_maira.concepts import firings as found_firings
-from sae_lens_maira.concepts.choice import Scored, choose, score
+from sae_lens_maira.concepts.choice import Observer, Scored, choose, score
 from sae_lens_maira.concepts.directions import (
     Moments,
     both_signs,
@@ -32,7 +31,7 @@ from sae_lens_maira.concepts.per_feature import BestOfEachFeature, EveryScore
 from sae_lens_maira.concepts.probes import bag_of_words, dense_probe, length
 from sae_lens_maira.concepts.questions import Truth, ask, priors
 from sae_lens_maira.concepts.rows import row_of
-from sae_lens_maira.concepts.segments import Segments, cut
+from sae_lens_maira.concepts.segments import cut
 from sae_lens_maira.concepts.settings import ConceptSettings, Control
 from sae_lens_maira.concepts.tree import is_phantom, phantom_families, phantom_groups, phantom_topics
 from sae_lens_maira.data.study import Study
@@ -102,8 +101,8 @@ def make_exam(subject: ConceptSubject, settings: ConceptSettings) -> Exam:
     )
     if not exam.readings:
         raise ConfigError(
-            f"No label of these {len(studies)} studies has {settings.min_studies} positive and negative studies in each "
-            "part; give more studies, or a smaller concepts.min_studies."
+            f"No label of these {len(studies)} studies has {settings.min_studies} positive and negative studies in "
+            "each part; give more studies, or a smaller concepts.min_studies."
         )
     return exam
 
@@ -138,10 +137,10 @@ def _latents_part(sets: _Sets, exam: Exam, every_score: Path | None) -> dict[str
     latents = sets.latents()
     best = BestOfEachFeature(exam)
     with ExitStack() as stack:
-        writers = [best.add]
+        observers: list[Observer] = [best.add]
         if every_score is not None:
-            writers.append(stack.enter_context(EveryScore(every_score, exam)).add)
-        picks = choose(latents, exam, observer=lambda found, block: [add(found, block) for add in writers] and None)
+            observers.append(stack.enter_context(EveryScore(every_score, exam)).add)
+        picks = choose(latents, exam, observers=observers)
     part: dict[str, Any] = {"rows": [row_of(scored, exam) for scored in score(latents, picks, exam)]}
     part["features"] = {
         name: [_without_resamples(row_of(scored, exam)) for scored in score(latents, own, exam)] if own else []

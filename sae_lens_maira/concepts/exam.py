@@ -1,7 +1,7 @@
-"""What is asked where, and of which patients: features are chosen on one half of the patients and scored on the other.
+"""What is asked where, and of whom: features are chosen on one half of the patients and scored on the other.
 
-An *item* is one question in one region. The items of a *reading* read the same segments, so that features are pooled and
-sorted once for all of them; within it, items that are asked of the same studies are scored together.
+An *item* is one question in one region. The items of a *reading* read the same segments, so that features are pooled
+and sorted once for all of them; within it, items that are asked of the same studies are scored together.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Exam:
     @cached_property
     def weights(self) -> Float[np.ndarray, "n_studies n_resamples_plus_1"]:
         """Weights of the studies that score: all of them once, then each resample; 0 for the studies that choose."""
-        scored = np.flatnonzero(~self.is_choice)
+        scored = np.flatnonzero(~self.is_choice).tolist()
         weights = np.zeros((len(self.is_choice), self.n_resamples + 1), dtype=np.float32)
         weights[scored, 0] = 1
         own = [self.patients[study] for study in scored]
@@ -161,7 +161,7 @@ def sizes(item: Item, is_choice: Bool[np.ndarray, " n_studies"], patients: Seque
     """How many studies answer yes and no among those that score, and how many patients they are from."""
     scored = item.asked & ~is_choice
     n_positive = int((item.positive & scored).sum())
-    n_patients = len({patients[study] for study in np.flatnonzero(scored)})
+    n_patients = len({patients[study] for study in np.flatnonzero(scored).tolist()})
     return {"n_positive": n_positive, "n_negative": int(scored.sum()) - n_positive, "n_patients": n_patients}
 
 

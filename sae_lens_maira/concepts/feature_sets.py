@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ class Firings:
     values: Float[np.ndarray, " n_entries"]
 
 
+@runtime_checkable
 class FeatureSet(Protocol):
     """Features of one kind."""
 

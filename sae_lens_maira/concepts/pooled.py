@@ -1,4 +1,4 @@
-"""What features do in every segment, and from it in a region of every study: the largest value, or the mean over tokens.
+"""What features do in every segment, and from it in a region of every study: the largest value or the mean.
 
 A block holds some features at a time. It lists only the segments in which a feature is defined: where a sparse feature
 is silent there is no entry, and a projection has an entry everywhere. So both are ranked by the same code.

@@ -1,8 +1,8 @@
 """Yes-or-no questions about studies, from the labels of their source.
 
 1. *Presence*: does the study show the concept? One question per label.
-2. *Groups*: does it show any concept of a group, such as an effusion on either side? Groups are the inner nodes of a tree
-   of concepts (device, line, side; effusion, side, size).
+2. *Groups*: does it show any concept of a group, such as an effusion on either side? Groups are the inner nodes of a
+   tree of concepts (device, line, side; effusion, side, size).
 3. *Changes*: is the finding new, larger, smaller or unchanged? Only studies that show the finding and have a prior are
    asked, because otherwise a feature that detects the finding itself would also seem to detect its change. Whether a
    finding was removed is asked of studies that have a prior and do not show the finding any more, for the same reason.
@@ -97,7 +97,7 @@ def ask(
         known = tuple(member for member in members if member in presence)
         if known:
             shown = _any([presence[member] for member in known])
-            changes = [_change_of(own, known) for own in labels]
+            changes: list[Change | None] = [_change_of(own, known) for own in labels]
             for change in _CHANGES:
                 answers = _changed(change, changes, shown, has_prior)
                 columns[Question(f"{name}: {change}", "change", known, change)] = answers
@@ -130,9 +130,10 @@ def _any(columns: Sequence[Int8[np.ndarray, " n_studies"]]) -> Int8[np.ndarray, 
 
 
 def _change_of(known: Mapping[str, Label], members: Sequence[str]) -> Change | None:
-    """The change of a family, None if unknown: that of the member that is shown, or else that of those that are gone."""
+    """The change of a family, None if unknown: that of the member that is shown, or else of those that are gone."""
     labels = [known[name] for name in members if name in known]
-    found = {label.change for label in labels if label.positive} or {label.change for label in labels}
+    found: set[Change | None] = {label.change for label in labels if label.positive}
+    found = found or {label.change for label in labels}
     return found.pop() if len(found) == 1 else None
 
 

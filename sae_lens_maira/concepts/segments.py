@@ -97,9 +97,7 @@ class Segments:
         return mentioned
 
 
-def cut(
-    recording: Recording, studies: Iterable[Study], texts_of: Callable[[Sequence[int]], Sequence[str]]
-) -> Segments:
+def cut(recording: Recording, studies: Iterable[Study], texts_of: Callable[[Sequence[int]], Sequence[str]]) -> Segments:
     """Cut recorded studies into segments.
 
     Args:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
-
-from typing_extensions import TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from sae_lens_maira.concepts.questions import Uncertain
 from sae_lens_maira.concepts.segments import REGIONS

@@ -31,7 +31,9 @@ _OF_ASPECT = (
 _TEXTS = ("region", "pool", "control")
 
 COLUMNS: dict[str, Column] = {
-    "concept": Column("Concept", "The label, or group of labels, that the feature detects best; chosen on other patients."),
+    "concept": Column(
+        "Concept", "The label, or group of labels, that the feature detects best; chosen on other patients."
+    ),
     "auroc": Column(
         "AUROC",
         "Area under the ROC curve for that concept, on patients that did not choose it.",

@@ -42,7 +42,9 @@ def threshold_scores(values: np.ndarray, positive: np.ndarray) -> tuple[float, f
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     n = draw(st.integers(4, 24))
-    values = draw(st.lists(st.lists(st.sampled_from([0.0, 0.0, 0.5, 1.0, 2.5]), min_size=3, max_size=3), min_size=n, max_size=n))
+    values = draw(
+        st.lists(st.lists(st.sampled_from([0.0, 0.0, 0.5, 1.0, 2.5]), min_size=3, max_size=3), min_size=n, max_size=n)
+    )
     positive = draw(st.lists(st.booleans(), min_size=n, max_size=n))
     asked = draw(st.lists(st.booleans(), min_size=n, max_size=n))
     positive[:2], asked[:2] = [True, False], [True, True]
@@ -69,7 +71,9 @@ def test_scores_are_their_definitions(case: tuple[np.ndarray, np.ndarray, np.nda
 
 @settings(max_examples=60, deadline=None)
 @given(cases(), st.integers(0, 5))
-def test_resampled_scores_are_those_of_repeated_studies(case: tuple[np.ndarray, np.ndarray, np.ndarray], seed: int) -> None:
+def test_resampled_scores_are_those_of_repeated_studies(
+    case: tuple[np.ndarray, np.ndarray, np.ndarray], seed: int
+) -> None:
     values, positive, asked = case
     weights = patient_weights(np.arange(len(values)) // 2, 5, seed)
     threshold = 1.0 if seed % 2 else -np.inf
