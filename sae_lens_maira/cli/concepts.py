@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_lens_maira.cli.arguments import Overrides, check_out
-from sae_lens_maira.concepts.config import ConceptConfig, first_unseen_study
+from sae_lens_maira.concepts.config import ConceptConfig, scored_studies
 from sae_lens_maira.errors import ConfigError
 from sae_lens_maira.setting_values import read_yaml
 from sae_lens_maira.settings import Settings, overlay
@@ -58,14 +58,14 @@ def concepts(options: ConceptOptions, settings: Overrides[ConceptConfig]) -> Non
     from sae_lens_maira.sources import open_source
 
     source = open_source(config.source)
-    first = first_unseen_study(config.source, None if trained is None else trained.source)
-    if first >= len(source):
+    scored = scored_studies(config, None if trained is None else trained.source, len(source))
+    if not scored:
         raise ConfigError(
             f"The SAE was trained on all {len(source)} studies; give source.n_held_out as in its training, or another "
             "source."
         )
     if options.dry_run:
-        sys.stdout.write(_plan(source, first, config) + "\n")
+        sys.stdout.write(_plan(source, scored, config) + "\n")
         return
 
     from sae_lens import SAE
@@ -77,7 +77,7 @@ def concepts(options: ConceptOptions, settings: Overrides[ConceptConfig]) -> Non
     sae = SAE.load_from_disk(options.sae)
     cache = None if options.cache is None else ActivationCache.open(options.cache)
     model = load_model(config.model, source, config.policy)
-    run = ConceptRun(sae, options.sae, model, config, first, cache)
+    run = ConceptRun(sae, options.sae, model, config, scored, cache)
     result = run.write(options.out, overwrite=options.overwrite)
     sys.stdout.write(f"{result.summary['text']}\n\n{options.out}: {', '.join(result.summary['files'])}\n")
 
@@ -114,8 +114,8 @@ def _read_config(
     return ConceptConfig.from_dict(overlay(values, settings.values))
 
 
-def _plan(source: StudySource, first: int, config: ConceptConfig) -> str:
+def _plan(source: StudySource, scored: range, config: ConceptConfig) -> str:
     """What a run would do, from the labels alone."""
     from sae_lens_maira.concepts.plan import describe_plan
 
-    return describe_plan([source[index] for index in range(first, len(source))], first, config.concepts)
+    return describe_plan([source[index] for index in scored], scored.start, config.concepts)

@@ -19,6 +19,7 @@ class ConceptConfig(Settings):
         source: where studies come from.
         policy: which tokens are scored; it may keep more than the SAE was trained on, such as all image tokens.
         concepts: how features are compared with labels.
+        n_studies: score at most this many studies, from the first that training did not see.
         max_batch_tokens: padded tokens per forward pass.
     """
 
@@ -26,7 +27,20 @@ class ConceptConfig(Settings):
     source: SourceConfig = field(default_factory=lambda: PhantomConfig(n_studies=2000))
     policy: TokenPolicy = field(default_factory=TokenPolicy)
     concepts: ConceptSettings = field(default_factory=ConceptSettings)
+    n_studies: AtLeastOne | None = None
     max_batch_tokens: AtLeastOne = 8192
+
+
+def scored_studies(config: ConceptConfig, trained_on: SourceConfig | None, n_studies: int) -> range:
+    """Indices of the studies that are scored.
+
+    Args:
+        config: the configuration.
+        trained_on: the source of the SAE's training; None if unknown.
+        n_studies: number of studies of the source.
+    """
+    first = first_unseen_study(config.source, trained_on)
+    return range(first, n_studies if config.n_studies is None else min(n_studies, first + config.n_studies))
 
 
 def first_unseen_study(source: SourceConfig, trained_on: SourceConfig | None) -> int:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sae_lens_maira.activations.block import Block
 from sae_lens_maira.activations.header import check_cache_fits
 from sae_lens_maira.activations.live import LiveActivations, StudyProgress
@@ -37,7 +39,7 @@ class ConceptRun:
         sae_path: its folder.
         model: the model, bound to the studies with the policy of the configuration.
         config: the configuration.
-        first_study: index of the first study that is scored.
+        scored: indices of the studies that are scored.
         cache: activations to read instead of running the model.
         show_progress: whether to show progress bars.
     """
@@ -46,7 +48,7 @@ class ConceptRun:
     sae_path: Path
     model: HookedMaira2
     config: ConceptConfig
-    first_study: int = 0
+    scored: range
     cache: ActivationCache | None = None
     show_progress: bool = True
 
@@ -92,7 +94,7 @@ class ConceptRun:
             "sae": hash_file(self.sae_path / "sae_weights.safetensors"),
             "hook_name": self.hook_name,
             "source": source,
-            "first_study": self.first_study,
+            "studies": [self.scored.start, self.scored.stop],
             "policy": self.model.policy.to_dict(),
             "settings": self.config.concepts.to_dict(),
         }
@@ -102,8 +104,8 @@ class ConceptRun:
             recording = self._record(self.model, scratch / "model", "activations")
         else:
             check_cache_fits(self.cache.path, self.cache.identity, self.model)
-            recording = Recording(self._unseen(self.cache.blocks(self.hook_name)), self.hook_name)
-            recording = recording.only(recording.studies >= self.first_study)
+            recording = Recording(self._with_scored(self.cache.blocks(self.hook_name)), self.hook_name)
+            recording = recording.only(np.isin(recording.studies, self.scored))
         return ConceptSubject(
             sae=self.sae,
             recording=recording,
@@ -117,14 +119,14 @@ class ConceptRun:
         stream = LiveActivations(
             model,
             [self.hook_name],
-            indices=range(self.first_study, len(model.studies)),
+            indices=self.scored,
             max_batch_tokens=self.config.max_batch_tokens,
             progress=StudyProgress(name, shown=self.show_progress),
         )
         return record(stream, self.hook_name, folder)
 
-    def _unseen(self, blocks: Iterator[Block]) -> Iterator[Block]:
-        return (block for block in blocks if int(block.study_index[-1]) >= self.first_study)
+    def _with_scored(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        return (block for block in blocks if np.isin(np.asarray(block.study_index), self.scored).any())
 
 
 def check_sae_reads(sae: Any, model: HookedVisionLanguageModel) -> dict[str, Any] | None:
