@@ -13,6 +13,8 @@ from sae_lens_maira.concepts.exam import Exam, sizes
 from sae_lens_maira.concepts.settings import SUPERVISED
 from sae_lens_maira.measures.intervals import percentile_interval
 
+PROMPT_REGIONS = ("indication", "technique", "comparison", "prior_report", "prompt")
+BEST_SECTION = "best_prompt_section"
 _DIGITS = 6
 
 
@@ -48,6 +50,22 @@ def with_q_values(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "q_value": _rounded(q)} for row, q in zip(rows, q_values, strict=True)]
 
 
+def with_best_section(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of one set of features, with further ones for the best part of the prompt.
+
+    For every question it is the part in which the chosen feature is best on the choosing half: the region is chosen by
+    the same rule as the feature. ``read_in`` names the part.
+    """
+    best: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["region"] in PROMPT_REGIONS:
+            known = best.get(row["concept"])
+            if known is None or row["choice_auroc"] > known["choice_auroc"]:
+                best[row["concept"]] = row
+    further = [{**row, "read_in": row["region"], "region": BEST_SECTION} for row in best.values()]
+    return [*({**row, "read_in": row["region"]} for row in rows), *further]
+
+
 def beside_controls(
     rows: Iterable[dict[str, Any]], controls: dict[str, Sequence[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
@@ -56,15 +74,15 @@ def beside_controls(
     The strongest control is the one whose chosen feature scores best; it is picked on the scoring half, in the
     controls' favor. The interval of the difference comes from the same resamples of both.
     """
-    by_item: dict[int, list[tuple[str, dict[str, Any]]]] = {}
+    by_item: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
     for name, own in controls.items():
         if name not in SUPERVISED:
             for row in own:
-                by_item.setdefault(row["item"], []).append((name, row))
+                by_item.setdefault((row["concept"], row["region"]), []).append((name, row))
     found = []
     for row in rows:
         beside: dict[str, Any] = dict.fromkeys(("control", "control_auroc", "above", "above_low", "above_high"))
-        candidates = by_item.get(row["item"], [])
+        candidates = by_item.get((row["concept"], row["region"]), [])
         if candidates:
             name, strongest = max(candidates, key=lambda candidate: candidate[1]["auroc"])
             gaps = _numbers(row["resampled"]) - _numbers(strongest["resampled"])

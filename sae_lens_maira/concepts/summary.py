@@ -27,6 +27,7 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         places.setdefault((questions, row["region"]), {}).setdefault(row["features"], []).append(row)
     found = []
     for (questions, region), sets in places.items():
+        kind = "change" if questions.endswith(_KINDS["change"]) else ""
         for name, own in sets.items():
             areas = np.array([row["auroc"] for row in own])
             entry: dict[str, Any] = {
@@ -38,10 +39,21 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 **{f"at_least_{bar:.2f}": int((areas >= bar).sum()) for bar in BARS},
                 "significant": int(sum(row["q_value"] <= 0.05 for row in own)),
             }
+            if kind == "change":
+                families = _families(own)
+                entry |= {"families": len(families), "families_at_least_0.85": sum(x >= 0.85 for x in families)}
             if name == LATENTS:
                 entry["above_control"] = int(sum((row["above_low"] or 0) > 0 for row in own))
             found.append(entry)
     return found
+
+
+def _families(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Every finding's mean AUROC over the changes that are asked of it."""
+    of_family: dict[str, list[float]] = {}
+    for row in rows:
+        of_family.setdefault(row["concept"].rsplit(": ", 1)[0], []).append(row["auroc"])
+    return [float(np.mean(areas)) for areas in of_family.values()]
 
 
 def describe(found: Sequence[Mapping[str, Any]]) -> str:
@@ -58,6 +70,8 @@ def describe(found: Sequence[Mapping[str, Any]]) -> str:
             head = f"{place[0]:<{_WIDTH}}{place[1]:<20}{entry['n']:>4}" if is_first else " " * (_WIDTH + 24)
             bars = "".join(f"{entry[f'at_least_{bar:.2f}']:>7}" for bar in BARS)
             above = f"{entry['above_control']:>15}" if is_first else ""
+            if is_first and "families" in entry:
+                above += f"   {entry['families_at_least_0.85']} of {entry['families']} findings at 0.85 on average"
             lines.append(
                 f"{head}  {entry['features']:<22}{entry['median']:>7.3f}{bars}{entry['significant']:>8}{above}".rstrip()
             )

@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 
 from sae_lens_maira.concepts.evaluate import LATENTS
-from sae_lens_maira.concepts.rows import beside_controls, with_q_values
+from sae_lens_maira.concepts.rows import BEST_SECTION, beside_controls, with_best_section, with_q_values
 from sae_lens_maira.results import Column
 
 _SCORES = tuple(f"{score}{end}" for score in ("auroc", "average_precision", "f1") for end in ("", "_low", "_high"))
 _CONCEPTS = pa.schema(
     [
-        *((name, pa.string()) for name in ("concept", "kind", "topic", "region", "features")),
+        *((name, pa.string()) for name in ("concept", "kind", "topic", "region", "read_in", "features")),
         ("feature", pa.int32()),
         ("pool", pa.string()),
         ("choice_auroc", pa.float64()),
@@ -70,13 +70,10 @@ COLUMNS: dict[str, Column] = {
 
 def concept_rows(parts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of all sets of features, latents first and beside their controls."""
-    controls = {name: part["rows"] for name, part in parts.items() if name != LATENTS}
-    rows = []
-    for name, part in parts.items():
-        own = with_q_values(part["rows"])
-        own = beside_controls(own, controls) if name == LATENTS else own
-        rows += [{**row, "features": name} for row in sorted(own, key=lambda row: row["item"])]
-    return rows
+    rows = {name: with_best_section(with_q_values(part["rows"])) for name, part in parts.items()}
+    controls = {name: own for name, own in rows.items() if name != LATENTS}
+    rows[LATENTS] = beside_controls(rows[LATENTS], controls)
+    return [{**row, "features": name} for name, own in rows.items() for row in own]
 
 
 def concept_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -91,7 +88,7 @@ def feature_table(part: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) ->
         part: the part of the latents.
         rows: from :func:`concept_rows`; they know the controls of every item.
     """
-    beside = {row["item"]: row for row in rows if row["features"] == LATENTS}
+    beside = {row["item"]: row for row in rows if row["features"] == LATENTS and row["region"] != BEST_SECTION}
     columns: dict[str, pa.Array] = {"feature": pa.array(range(part["n_features"]), pa.int32())}
     for aspect, own in part["features"].items():
         prefix = "" if aspect == "concept" else f"{aspect}_"
