@@ -15,6 +15,7 @@ from sae_lens_maira.activations.header import check_cache_fits
 from sae_lens_maira.activations.live import LiveActivations, StudyProgress
 from sae_lens_maira.concepts.config import ConceptConfig
 from sae_lens_maira.concepts.evaluate import EVERY_SCORE, LATENTS, ConceptSubject, evaluate, make_exam
+from sae_lens_maira.concepts.exam import Exam
 from sae_lens_maira.concepts.random_model import random_copy
 from sae_lens_maira.concepts.summary import describe, figures
 from sae_lens_maira.concepts.tables import COLUMNS, concept_rows, concept_table, feature_table
@@ -28,6 +29,9 @@ from sae_lens_maira.rows.policy import TokenPolicy
 
 if TYPE_CHECKING:
     from sae_lens_maira.activations.read import ActivationCache
+
+STUDIES = "studies"
+"""The part that says how many studies were scored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,25 +71,28 @@ class ConceptRun:
         trained_policy = check_sae_reads(self.sae, self.model)
         settings = self.config.concepts
         units = Units(out, self._key(), overwrite=overwrite)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".recording-") as scratch:
-            subject = self._subject(Path(scratch))
-            exam = make_exam(subject, settings)
-            evaluate(subject, exam, settings, units, out, self.show_progress)
-        parts = {name: units.read(name) for name in (LATENTS, *settings.controls)}
+        names = (LATENTS, *settings.controls)
+        files = [EVERY_SCORE] if settings.every_score else []
+        if not all(units.is_done(name) for name in (*names, STUDIES)) or not all(
+            (out / name).is_file() for name in files
+        ):
+            with tempfile.TemporaryDirectory(dir=out, prefix=".recording-") as scratch:
+                subject = self._subject(Path(scratch))
+                exam = make_exam(subject, settings)
+                units.write(STUDIES, _counts(exam))
+                evaluate(subject, exam, settings, units, out, self.show_progress)
+        parts = {name: units.read(name) for name in names}
         rows = concept_rows(parts)
         found = figures(rows)
         summary = {
             **self._key(),
             "policy_of_training": trained_policy,
-            "n_studies": len(exam.patients),
-            "n_studies_choice": int(exam.is_choice.sum()),
-            "n_patients": len(set(exam.patients)),
+            **units.read(STUDIES),
             "latents_per_token": parts[LATENTS]["per_token"],
             "figures": found,
             "text": describe(found),
         }
         tables = {"features": feature_table(parts[LATENTS], rows), "concepts": concept_table(rows)}
-        files = [EVERY_SCORE] if settings.every_score else []
         return write_result(out, "concepts", tables, summary, columns=COLUMNS, files=files)
 
     def _key(self) -> dict[str, Any]:
@@ -127,6 +134,14 @@ class ConceptRun:
 
     def _with_scored(self, blocks: Iterator[Block]) -> Iterator[Block]:
         return (block for block in blocks if np.isin(np.asarray(block.study_index), self.scored).any())
+
+
+def _counts(exam: Exam) -> dict[str, int]:
+    return {
+        "n_studies": len(exam.patients),
+        "n_studies_choice": int(exam.is_choice.sum()),
+        "n_patients": len(set(exam.patients)),
+    }
 
 
 def check_sae_reads(sae: Any, model: HookedVisionLanguageModel) -> dict[str, Any] | None:
