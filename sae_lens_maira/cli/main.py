@@ -14,6 +14,7 @@ from sae_lens_maira.cli.architecture import describe_architecture
 from sae_lens_maira.cli.arguments import read_arguments
 from sae_lens_maira.cli.attribute import attribute
 from sae_lens_maira.cli.cache import cache
+from sae_lens_maira.cli.concepts import concepts
 from sae_lens_maira.cli.dashboard import dashboard
 from sae_lens_maira.cli.import_sae import import_sae
 from sae_lens_maira.cli.interpret import interpret
@@ -31,12 +32,13 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "studies": (studies, "summarize a source of studies, and what in it cannot be used"),
     "cache": (cache, "write a model's activations to disk, once"),
     "train": (train, "train an SAE"),
-    "dashboard": (dashboard, "make a gallery of an SAE's features, and sae-dashboard's pages"),
+    "concepts": (concepts, "compare an SAE's features with the labels of studies, beside controls"),
+    "interpret": (interpret, "explain an SAE's features, and score the explanations on other patients"),
     "attribute": (attribute, "measure what drives features: image, prior, request or the report itself"),
     "steer": (steer, "edit latents while the model writes, and measure what they do"),
+    "dashboard": (dashboard, "make a gallery of an SAE's features, and sae-dashboard's pages"),
     "view": (view, "serve a gallery on this machine and open the browser"),
     "import": (import_sae, "convert an SAE of dictionary_learning to SAE-Lens's format"),
-    "interpret": (interpret, "explain an SAE's features, and score the explanations on other patients"),
     "push": (push, "share an SAE on the Hub, with a model card and without any training text"),
 }
 
