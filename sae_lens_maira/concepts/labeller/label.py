@@ -70,7 +70,6 @@ def _names(mention: Mention) -> list[str]:
 def _put(labels: dict[str, Label], name: str, label: Label) -> None:
     """Keep the stronger of two statements; of equal ones, the first, with the change of the second if it has none."""
     known = labels.get(name)
-    if known is None or _RANK[label.presence] > _RANK[known.presence]:
-        labels[name] = label
-    elif label.presence == known.presence and known.change is None:
+    is_stronger = known is None or _RANK[label.presence] > _RANK[known.presence]
+    if is_stronger or (label.presence == known.presence and known.change is None):
         labels[name] = label

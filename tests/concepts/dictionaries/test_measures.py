@@ -89,7 +89,7 @@ def test_the_tree_has_devices_lines_and_sides() -> None:
 
 
 def planted(absorbed: float, n: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """Studies in which latent 0 stands for any nodule, but is silent in a share of the right ones; latent 1 is right."""
+    """Studies in which latent 0 stands for any nodule, but is silent in a share of the right ones; latent 1: right."""
     rng = np.random.default_rng(5)
     truth = np.zeros((n, len(VISIBLE)), dtype=bool)
     right, left = VISIBLE.index("nodule_right"), VISIBLE.index("nodule_left")
