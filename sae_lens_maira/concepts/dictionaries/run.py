@@ -62,6 +62,8 @@ def run_benchmark(config: DictionariesConfig, out: Path, *, overwrite: bool = Fa
         "seeds": list(config.seeds),
         "left_out": "TPP and SCR, which failed an audit at their canonical settings (arXiv 2605.18229)",
         "comparisons": {name: _plain(own) for name, own in comparisons.items()},
+        "controls": _means(row for row in rows if row["dictionary"] in CONTROLS and not row["subject"]),
+        "groups": _means(row for row in rows if row["metric"].startswith("absorption") and row["subject"]),
     }
     tables = {"scores": pa.Table.from_pylist(rows, _SCORES), "comparisons": _comparison_table(comparisons)}
     return write_result(out, KIND, tables, summary)
@@ -79,15 +81,30 @@ def compare_rows(rows: Iterable[dict[str, Any]], dictionaries: list[str]) -> dic
 
 
 def describe(result: Result) -> str:
-    """A table for the screen: means over seeds, the smallest difference that can be claimed, and the claims."""
-    comparisons = result.summary["comparisons"]
+    """The screen's table: means over seeds, controls, the smallest difference that can be claimed, and the claims."""
+    comparisons, controls = result.summary["comparisons"], result.summary["controls"]
     names = list(result.summary["settings"]["training"]["saes"])
-    lines = [f"{'metric':<22}" + "".join(f"{name:>22}" for name in names) + f"{'smallest difference':>22}  claims"]
+    columns = [*names, *CONTROLS, "smallest difference"]
+    lines = [f"{'metric':<28}" + "".join(f"{name:>22}" for name in columns) + "  claims"]
     for metric, own in comparisons.items():
-        means = "".join(f"{_figure(own['means'].get(name)):>22}" for name in names)
+        values = [own["means"].get(name) for name in names]
+        values += [controls.get(f"{name} {metric}") for name in CONTROLS]
         claims = ", ".join(f"{a} > {b}" for a, b in own["claims"]) or "none"
-        lines.append(f"{metric:<22}{means}{_figure(own['smallest']):>22}  {claims}")
+        figures = "".join(f"{_figure(value):>22}" for value in [*values, own["smallest"]])
+        lines.append(f"{metric:<28}{figures}  {claims}")
+    if result.summary["groups"]:
+        lines += ["", "absorption with the parents' latents chosen within one group"]
+        lines += [f"{name:<64}{_figure(value):>8}" for name, value in result.summary["groups"].items()]
     return "\n".join(lines)
+
+
+def _means(rows: Iterable[dict[str, Any]]) -> dict[str, float | None]:
+    """Mean over seeds of each dictionary, metric and subject, by their names joined by spaces."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        key = " ".join(part for part in (row["dictionary"], row["metric"], row["subject"]) if part)
+        values.setdefault(key, []).extend([] if row["value"] is None else [row["value"]])
+    return {key: float(np.mean(own)) if own else None for key, own in values.items()}
 
 
 def _score_all(config: DictionariesConfig, out: Path, units: Units) -> None:

@@ -99,6 +99,8 @@ def test_a_benchmark_that_lost_parts_ends_in_the_same_bytes(tmp_path: Path, caps
     assert (out / "summary.json").read_bytes() == summary
     rows = read_result(out).table("scores").to_pylist()
     assert {row["dictionary"] for row in rows} == {*config().training.saes, "random_directions", "coordinates"}
+    assert "random_directions probe_k1" in read_result(out).summary["controls"]
+    assert "maira_matryoshka absorption_rate 0-16" in printed
     groups = {row["subject"] for row in rows if row["metric"] == "absorption_rate"}
     assert groups == {"", "0-16", "16-64"}
     l0 = {row["seed"]: row["value"] for row in rows if (row["dictionary"], row["metric"]) == ("topk", "l0")}
