@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from sae_lens_maira.cli.main import main
-from sae_lens_maira.concepts.dictionaries.run import compare_rows
+from sae_lens_maira.concepts.dictionaries.run import VERSION, compare_rows, describe, run_benchmark
+from sae_lens_maira.concepts.dictionaries.scores import CONTROLS
 from sae_lens_maira.concepts.dictionaries.settings import DictionariesConfig
-from sae_lens_maira.errors import ConfigError
-from sae_lens_maira.results import read_result
+from sae_lens_maira.errors import ConfigError, ResultError
+from sae_lens_maira.results import Units, read_result
 from sae_lens_maira.setting_values import read_yaml
 from sae_lens_maira.settings import overlay
 
@@ -81,6 +82,29 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["dictionaries", "--config", str(CONFIG), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
     assert "with seeds 0, 1, 2 on 1800 studies and score them on 600 others and 96 pairs" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_finished_parts_become_tables_with_controls_and_groups(tmp_path: Path) -> None:
+    """No model is loaded: every part is there already."""
+    wanted = config()
+    units = Units(tmp_path, {"version": VERSION, "config": wanted.to_dict()})
+    level = {"maira_matryoshka": 0.9, "matryoshka_batchtopk": 0.7, "batchtopk": 0.7, "topk": 0.6, "coordinates": 0.5}
+    for seed in wanted.seeds:
+        for name in (*wanted.training.saes, *CONTROLS):
+            value = level.get(name, 0.4) + seed / 100
+            rows = [{"metric": "probe_k1", "subject": "", "value": value}]
+            rows.append({"metric": "absorption_rate", "subject": "0-40", "value": None if seed else 0.25})
+            units.write(f"{name}-seed{seed}", rows)
+    result = run_benchmark(wanted, tmp_path)
+    assert result.table("scores").num_rows == 3 * 6 * 2
+    assert result.summary["groups"]["topk absorption_rate 0-40"] == 0.25
+    header, line, *_ = describe(result).splitlines()
+    assert header.split()[1:7] == [*wanted.training.saes, *CONTROLS]
+    assert line.split()[1:7] == ["0.910", "0.710", "0.710", "0.610", "0.410", "0.510"]
+    assert "maira_matryoshka > topk" in line
+    assert "batchtopk > matryoshka_batchtopk" not in line
+    with pytest.raises(ResultError, match="made with other settings"):
+        run_benchmark(config(n_exchanged=2), tmp_path)
 
 
 @pytest.mark.slow
