@@ -58,7 +58,8 @@ def run_benchmark(config: DictionariesConfig, out: Path, *, overwrite: bool = Fa
     ]
     comparisons = compare_rows(rows, list(config.training.saes))
     summary = {
-        "settings": {**config.to_dict(), "cache": None},
+        "settings": _without_paths(config),
+        "dictionaries": list(config.training.saes),
         "seeds": list(config.seeds),
         "left_out": "TPP and SCR, which failed an audit at their canonical settings (arXiv 2605.18229)",
         "comparisons": {name: _plain(own) for name, own in comparisons.items()},
@@ -83,7 +84,7 @@ def compare_rows(rows: Iterable[dict[str, Any]], dictionaries: list[str]) -> dic
 def describe(result: Result) -> str:
     """The screen's table: means over seeds, controls, the smallest difference that can be claimed, and the claims."""
     comparisons, controls = result.summary["comparisons"], result.summary["controls"]
-    names = list(result.summary["settings"]["training"]["saes"])
+    names = result.summary["dictionaries"]
     columns = [*names, *CONTROLS, "smallest difference"]
     lines = [f"{'metric':<28}" + "".join(f"{name:>22}" for name in columns) + "  claims"]
     for metric, own in comparisons.items():
@@ -105,6 +106,13 @@ def _means(rows: Iterable[dict[str, Any]]) -> dict[str, float | None]:
         key = " ".join(part for part in (row["dictionary"], row["metric"], row["subject"]) if part)
         values.setdefault(key, []).extend([] if row["value"] is None else [row["value"]])
     return {key: float(np.mean(own)) if own else None for key, own in values.items()}
+
+
+def _without_paths(config: DictionariesConfig) -> dict[str, Any]:
+    """The settings without the path of the cache, which means nothing elsewhere."""
+    values = config.to_dict()
+    values["training"]["activations"]["cache"] = None
+    return values
 
 
 def _score_all(config: DictionariesConfig, out: Path, units: Units) -> None:
