@@ -70,6 +70,8 @@ def _names(mention: Mention) -> list[str]:
 def _put(labels: dict[str, Label], name: str, label: Label) -> None:
     """Keep the stronger of two statements; of equal ones, the first, with the change of the second if it has none."""
     known = labels.get(name)
-    is_stronger = known is None or _RANK[label.presence] > _RANK[known.presence]
-    if is_stronger or (label.presence == known.presence and known.change is None):
-        labels[name] = label
+    if known is not None:
+        adds_change = label.presence == known.presence and known.change is None
+        if _RANK[label.presence] <= _RANK[known.presence] and not adds_change:
+            return
+    labels[name] = label
