@@ -145,12 +145,28 @@ class SaeMismatch(UserError):
     """An SAE belongs to another model, layer or token policy; the message says what differs."""
 
 
+class ResultError(UserError):
+    """A folder of results cannot be written or read; the message says why and what to do."""
+
+
+class InterpretError(UserError):
+    """Features cannot be explained or scored; the message says why and what to do."""
+
+
 class DashboardError(UserError):
     """Dashboards cannot be made; the message says why and what to do."""
 
 
 class ViewError(UserError):
     """A gallery cannot be served; the message says why and what to do."""
+
+
+class AttributionError(UserError):
+    """Features cannot be attributed; the message says why and what to do."""
+
+
+class SteeringError(UserError):
+    """A steering edit, where-clause or experiment cannot be used; the message says why and what to do."""
 
 
 class Interrupted(KeyboardInterrupt):

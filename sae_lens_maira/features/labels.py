@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.sparse import csr_array
-from scipy.stats import rankdata
 
 from sae_lens_maira.data.study import Label
 from sae_lens_maira.features.sparse import entries, n_columns, n_rows
+from sae_lens_maira.measures.ranking import auroc
 
 MIN_STUDIES = 5
 """Positive and negative studies that a label needs."""
@@ -58,21 +58,6 @@ def fit_labels(
                 [LabelFit(names[column], float(row[column]), int((truth[:, column] == 1).sum())) for column in best]
             )
     return found
-
-
-def auroc(
-    scores: Float[np.ndarray, "n_studies n_features"], positive: Bool[np.ndarray, "n_studies n_labels"]
-) -> Float[np.ndarray, "n_features n_labels"]:
-    """Area under the ROC curve of every feature for every label; ties count as one half.
-
-    Args:
-        scores: score of each feature in each study; all are finite.
-        positive: which studies have each label; each label needs studies with it and without it.
-    """
-    ranks = rankdata(scores, axis=0).T
-    n_positive = positive.sum(axis=0)
-    sums = ranks @ positive
-    return (sums - n_positive * (n_positive + 1) / 2) / (n_positive * (len(positive) - n_positive))
 
 
 def _usable(labels: Sequence[Mapping[str, Label]]) -> tuple[list[str], np.ndarray]:

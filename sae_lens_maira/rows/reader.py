@@ -18,11 +18,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sae_lens_maira.data.source import StudySource
-from sae_lens_maira.data.study import Study
+from sae_lens_maira.data.study import Study, TokenKind
 from sae_lens_maira.errors import ImageError, RowError, StudyImageError
 from sae_lens_maira.rows.policy import TokenPolicy
 from sae_lens_maira.rows.row import PAD_POSITION, CompactRow, RowVocabulary, compact_row, encode_study
-from sae_lens_maira.vlm import PaddingSide, RaggedTokenIds, StudyProcessor, TokenIds
+from sae_lens_maira.vlm import PaddingSide, RaggedTokenIds, StudyProcessor, TokenIds, pad_rows
 
 _REMEMBERED_STUDIES = 512
 
@@ -38,11 +38,13 @@ class FullInputs:
         predicting_positions: position whose logits predict the row's next token. The last token of a row has no next
             token, so its own position is given. -1 at padding, and before the first token of the prompt, which no
             position predicts.
+        kinds: kind of every token of the full prompts; None if it is not known.
     """
 
     model_inputs: dict[str, Tensor]
     positions: Int[Tensor, "batch context"]
     predicting_positions: Int[Tensor, "batch context"]
+    kinds: Int[Tensor, "batch sequence"] | None = None
 
     def to(self, device: torch.device) -> FullInputs:
         """The same inputs on a device."""
@@ -50,6 +52,7 @@ class FullInputs:
             {name: tensor.to(device) for name, tensor in self.model_inputs.items()},
             self.positions.to(device),
             self.predicting_positions.to(device),
+            None if self.kinds is None else self.kinds.to(device),
         )
 
 
@@ -189,11 +192,13 @@ class StudyReader:
         following = torch.cat([positions[:, 1:], torch.full_like(positions[:, :1], PAD_POSITION)], dim=1)
         predicting = torch.where(following == PAD_POSITION, positions, following - 1)
         shift = torch.tensor(offsets)[:, None]
+        kinds = [row.prompt_kinds for row in rows if row.prompt_kinds is not None]
         return FullInputs(
             model_inputs,
             torch.where(is_pad, PAD_POSITION, positions + shift),
             # No position predicts the first token of a prompt, which a row may keep.
             torch.where(predicting < 0, PAD_POSITION, predicting + shift),
+            pad_rows(kinds, TokenKind.PAD, side) if len(kinds) == len(rows) else None,
         )
 
     def encode_study(self, study: Study, index: int) -> tuple[TokenIds, CompactRow]:

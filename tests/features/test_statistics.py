@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sae_lens_maira.data.study import Label, TokenKind
 from sae_lens_maira.features import labels as labels_module
 from sae_lens_maira.features import statistics
-from sae_lens_maira.features.labels import auroc, fit_labels
+from sae_lens_maira.features.labels import fit_labels
 from sae_lens_maira.features.sparse import transposed
 from sae_lens_maira.features.statistics import (
     BestOfEach,
@@ -21,6 +21,7 @@ from sae_lens_maira.features.statistics import (
     partners,
     strongest,
 )
+from sae_lens_maira.measures.ranking import auroc
 from tests.features.sparse_matrices import matrices, write
 
 

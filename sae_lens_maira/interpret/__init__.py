@@ -1,0 +1,1 @@
+"""Explanations of features, and scores that say how far they can be believed."""
