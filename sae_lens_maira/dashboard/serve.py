@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_lens_maira.dashboard.data_files import INDEX, SERVING, script
 from sae_lens_maira.dashboard.origin import Origin
+from sae_lens_maira.dashboard.own_folder import gallery_id
 from sae_lens_maira.dashboard.playground import FILES, STEER, Playground, static_file
 from sae_lens_maira.errors import UserError, ViewError
 from sae_lens_maira.files import restore_replaced
@@ -66,7 +67,7 @@ class GalleryServer(ThreadingHTTPServer):
         if not (folder / INDEX).is_file():
             raise ViewError(f"'{folder}' holds no gallery; make one with sae-lens-maira dashboard SAE --out FOLDER.")
         self.folder = folder.resolve()
-        origin = Origin.read(self.folder)
+        origin = Origin.read(self.folder, gallery_id(self.folder))
         self.maker = self._maker(origin)
         self.playground = None if origin is None or self._missing(origin) else Playground(self.folder, origin)
         self.missing = self._missing(origin)

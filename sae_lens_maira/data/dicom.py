@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from sae_lens_maira.data.image_files import check_n_pixels
-from sae_lens_maira.errors import ImageError, MissingPackageError, UserError
+from sae_lens_maira.data.image_files import check_n_pixels, missing_pydicom
+from sae_lens_maira.errors import ImageError, UserError
 
 LUMA: Float[np.ndarray, " colours"] = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in grey: ITU-R 601-2, as in PIL's conversion."""
@@ -42,7 +42,7 @@ def decode_dicom(content: bytes, name: str) -> Image.Image:
         import pydicom
         from pydicom.pixels.utils import pixel_array
     except ImportError as error:
-        raise MissingPackageError(f"Reading the {name} needs pydicom: pip install 'sae-lens-maira[dicom]'.") from error
+        raise missing_pydicom(name) from error
     from io import BytesIO
 
     try:

@@ -22,7 +22,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from PIL import Image
 
-from sae_lens_maira.errors import ImageError, MissingImageError, UserError
+from sae_lens_maira.errors import ImageError, MissingImageError, MissingPackageError, UserError
 
 MAX_PIXELS = 1 << 26
 """Largest image in pixels, 8192 x 8192; the largest X-ray detectors have half of it. Below Pillow's own limit."""
@@ -100,6 +100,11 @@ def decode_image(content: bytes, name: str, file_name: str | Path = "") -> Image
             image.load()
     image.filename = str(file_name)  # pyright: ignore[reportAttributeAccessIssue]
     return image
+
+
+def missing_pydicom(name: str) -> MissingPackageError:
+    """The error for a DICOM image that cannot be read here."""
+    return MissingPackageError(f"Reading the {name} needs pydicom: pip install 'sae-lens-maira[dicom]'.")
 
 
 def name_with_file(image: Image.Image, name: str) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sae_lens_maira.data.source import StudySource
 from sae_lens_maira.data.study import Study, TokenKind
-from sae_lens_maira.errors import RowError
+from sae_lens_maira.errors import ImageError, RowError, StudyImageError
 from sae_lens_maira.rows.policy import TokenPolicy
 from sae_lens_maira.rows.row import PAD_POSITION, CompactRow, RowVocabulary, compact_row, encode_study
 from sae_lens_maira.vlm import PaddingSide, RaggedTokenIds, StudyProcessor, TokenIds, pad_rows
@@ -131,6 +131,7 @@ class StudyReader:
 
         Raises:
             RowError: a row does not start with the token of a known study, or differs from that study's row.
+            StudyImageError: an image of a study is broken, missing or too large.
         """
         if tokens.ndim != 2:
             raise RowError(f"Rows have shape (batch, context), but these have {tuple(tokens.shape)}.")
@@ -140,10 +141,22 @@ class StudyReader:
         encoded = [self.encode(index) for index in indices]
         for row, study, (_, expected) in zip(rows, studies, encoded, strict=True):
             self._check(row, study, expected)
-        images = [self._processor.images(study) for study in studies]
+        images = [self.images(index) for index in indices]
         return self.assemble(
             [ids for ids, _ in encoded], [row for _, row in encoded], rows.shape[1], padding_side, images
         )
+
+    def images(self, index: int) -> Mapping[str, Tensor]:
+        """Image inputs of the study at an index.
+
+        Raises:
+            StudyImageError: an image is broken, missing or too large.
+        """
+        study = self.study(index)
+        try:
+            return self._processor.images(study)
+        except ImageError as error:
+            raise StudyImageError(index, study.study_id, str(error)) from error
 
     def for_generation(self, studies: Sequence[Study]) -> FullInputs:
         """Inputs that ask for the findings of studies, padded on the left for generation."""
