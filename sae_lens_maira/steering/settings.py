@@ -65,7 +65,7 @@ class SteerConfig(Settings):
     n_controls: AtLeastOne = 12
     n_removal: AtLeastZero = 8
     n_prompt: AtLeastZero = 4
-    doses: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 2.0)
+    doses: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0, 2.5)
     n_candidates: AtLeastOne = 3
     max_latents: AtLeastOne = 3
     max_off_target: Share = 0.04
