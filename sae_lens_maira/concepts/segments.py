@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Integer
 
 from sae_lens_maira.concepts.questions import Question
+from sae_lens_maira.concepts.settings import RegionName
 from sae_lens_maira.data.study import IMAGE_KINDS, Label, Study, TokenKind
 from sae_lens_maira.features.recording import Recording
 
@@ -38,7 +39,7 @@ class Region:
     leaves_out_own: bool = False
 
 
-REGIONS: dict[str, Region] = {
+REGIONS: dict[RegionName, Region] = {
     "images": Region(IMAGE_KINDS),
     "indication": Region((TokenKind.INDICATION,)),
     "technique": Region((TokenKind.TECHNIQUE,)),

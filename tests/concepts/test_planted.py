@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sae_lens_maira.concepts.choice import choose, p_value, score
-from sae_lens_maira.concepts.settings import ConceptSettings
+from sae_lens_maira.concepts.settings import ConceptSettings, Uncertain
 from sae_lens_maira.data.study import Label, TokenKind
 from tests.concepts.small_world import KINDS, make_exam, make_segments, make_study, plant
 
@@ -126,11 +126,12 @@ def test_remembered_patients_do_not_score(tmp_path: Path) -> None:
 def test_uncertain_findings_by_setting() -> None:
     labels = [{"edema": Label("present")}, {"edema": Label("uncertain")}, {"edema": Label("absent")}] * 20
     studies = [make_study(index, own) for index, own in enumerate(labels)]
-    for uncertain, asked, positive in (
+    cases: list[tuple[Uncertain, list[int], list[int]]] = [
         ("positive", [1, 1, 1], [1, 1, 0]),
         ("negative", [1, 1, 1], [1, 0, 0]),
         ("leave_out", [1, 0, 1], [1, 0, 0]),
-    ):
+    ]
+    for uncertain, asked, positive in cases:
         exam = make_exam(studies, ConceptSettings(uncertain=uncertain, regions=("images",), min_studies=3))
         item = exam.items[0]
         assert item.asked.tolist() == [bool(value) for value in asked] * 20
