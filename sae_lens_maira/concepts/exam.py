@@ -137,7 +137,7 @@ def set_exam(
     n_items = 0
     columns = list(range(len(truth.questions)))
     for name in regions:
-        mask = segments.of_kinds(REGIONS[name].kinds)
+        mask = segments.of_region(REGIONS[name])
         if REGIONS[name].leaves_out_own:
             parts = [(mask & ~about[:, column], [column]) for column in columns if about[:, column].any()]
             whole = _with_sentences(segments, len(patients))

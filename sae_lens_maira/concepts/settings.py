@@ -9,7 +9,15 @@ from sae_lens_maira.errors import ConfigError
 from sae_lens_maira.settings import AtLeastOne, AtLeastZero, Settings, Share
 
 RegionName = Literal[
-    "images", "indication", "technique", "comparison", "prior_report", "prompt", "findings", "findings_elsewhere"
+    "images",
+    "image_ends",
+    "indication",
+    "technique",
+    "comparison",
+    "prior_report",
+    "prompt",
+    "findings",
+    "findings_elsewhere",
 ]
 Uncertain: TypeAlias = Literal["positive", "negative", "leave_out"]
 Control: TypeAlias = Literal[

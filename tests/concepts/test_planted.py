@@ -166,7 +166,7 @@ def test_segments_are_sentences_and_sections() -> None:
     studies = random_studies()[:4]
     segments = make_segments(studies)
     own = segments.of_token[: len(KINDS)]
-    assert len(set(own[[0, 2]].tolist())) == 1, "the study token stands for the frontal image's last token"
-    assert segments.sentence[own].tolist() == [-1] * 5 + [0] * 3 + [1] * 3
-    assert segments.n_tokens[own[0]] == 2
+    # The study token stands for the frontal image's last token, which is a segment of its own.
+    assert segments.sentence[own].tolist() == [0] + [-1] * 4 + [0] * 3 + [1] * 3
+    assert segments.n_tokens[own[[0, 2, 3, 5, 8]]].tolist() == [1, 1, 2, 3, 3]
     assert segments.study.tolist() == sorted(segments.study.tolist())
