@@ -1,8 +1,8 @@
 """Studies in segments: the smallest parts of a study that a region is made of.
 
-A segment is one image without its last token, that token, one section of the prompt, or one sentence of the findings. What a feature does in a segment is
-pooled once; a region, such as the whole prompt or the findings without the sentences about one concept, is a set of
-segments.
+A segment is the last token of an image, the rest of an image, one section of the prompt, or one sentence of the
+findings. What a feature does in a segment is pooled once; a region, such as the whole prompt or the findings without
+the sentences about one concept, is a set of segments.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ REGIONS: dict[RegionName, Region] = {
     "findings": Region((TokenKind.FINDINGS,)),
     "findings_elsewhere": Region((TokenKind.FINDINGS,), leaves_out_own=True),
 }
-"""``image_ends`` are the last tokens of the images, which have attended to all of them; ``prompt`` is all text in front of the findings; ``findings_elsewhere`` are the other sentences of the findings."""
+"""``image_ends`` are the last tokens of the images, which have attended to all of them; ``prompt`` is all text in front
+of the findings; ``findings_elsewhere`` are the other sentences of the findings.
+"""
 
 
 @dataclass(frozen=True, eq=False)
