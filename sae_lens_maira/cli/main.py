@@ -19,6 +19,7 @@ from sae_lens_maira.cli.dashboard import dashboard
 from sae_lens_maira.cli.dictionaries import dictionaries
 from sae_lens_maira.cli.import_sae import import_sae
 from sae_lens_maira.cli.interpret import interpret
+from sae_lens_maira.cli.label import label
 from sae_lens_maira.cli.push import push
 from sae_lens_maira.cli.report import report
 from sae_lens_maira.cli.steer import steer
@@ -41,6 +42,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "view": (view, "serve a gallery on this machine and open the browser"),
     "dictionaries": (dictionaries, "compare kinds of dictionaries on the phantom's exact truth"),
     "import": (import_sae, "convert an SAE of dictionary_learning to SAE-Lens's format"),
+    "label": (label, "label reports by rules, and compare with the labels that come with them"),
     "push": (push, "share an SAE on the Hub, with a model card and without any training text"),
 }
 

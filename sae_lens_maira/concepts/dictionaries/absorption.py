@@ -119,7 +119,7 @@ def absorption(
     for children in (tree or concept_tree()).values():
         columns = {child: [VISIBLE.index(name) for name in sorted(names)] for child, names in children.items()}
         every = sorted(column for own in columns.values() for column in own)
-        positive = train_truth[:, every].any(axis=1)
+        positive = _shows_any(train_truth, every)
         if not MIN_STUDIES <= positive.sum() <= len(positive) - MIN_STUDIES:
             continue
         parent = best_feature(train, positive, allowed)
@@ -128,7 +128,7 @@ def absorption(
             continue
         others = everything[everything != parent.latent]
         for own in columns.values():
-            chosen, shown = train_truth[:, own].any(axis=1), test_truth[:, own].any(axis=1)
+            chosen, shown = _shows_any(train_truth, own), _shows_any(test_truth, own)
             if min(chosen.sum(), shown.sum()) < MIN_STUDIES:
                 continue
             child = best_feature(train, chosen, others)
@@ -137,3 +137,10 @@ def absorption(
             missed.append(float(silent.mean()))
     means = [float(np.mean(values)) if values else float("nan") for values in (rates, missed, judged)]
     return Absorption(*means)
+
+
+def _shows_any(
+    truth: Bool[np.ndarray, "n_studies n_visible"], columns: Sequence[int]
+) -> Bool[np.ndarray, " n_studies"]:
+    """Which studies show any of some concepts."""
+    return truth[:, list(columns)].sum(axis=1) > 0

@@ -70,8 +70,7 @@ def _names(mention: Mention) -> list[str]:
 def _put(labels: dict[str, Label], name: str, label: Label) -> None:
     """Keep the stronger of two statements; of equal ones, the first, with the change of the second if it has none."""
     known = labels.get(name)
-    if known is not None:
-        adds_change = label.presence == known.presence and known.change is None
-        if _RANK[label.presence] <= _RANK[known.presence] and not adds_change:
-            return
-    labels[name] = label
+    is_stronger = known is None or _RANK[label.presence] > _RANK[known.presence]
+    adds_change = known is not None and label.presence == known.presence and known.change is None
+    if is_stronger or adds_change:
+        labels[name] = label

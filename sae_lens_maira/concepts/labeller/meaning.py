@@ -1,7 +1,7 @@
 """What the cues of a sentence say of each mention: presence, side, variant and change.
 
 1. A cue that stands before reaches every later mention, and one that stands after reaches every earlier one, up to a
-   word that ends the reach. Words of change before a mention reach only the next one.
+   word that ends the reach. Words of change before a mention reach only the next one, save those of removal.
 2. "Removed" and negation make a finding absent; otherwise uncertainty makes it uncertain.
 3. A side belongs to the mention that contains it, or that it stands before; or else to the mention that it follows. In
    "right effusion and atelectasis" the second shares the side of the first.
@@ -95,7 +95,9 @@ def _reaches(found: FoundCue, span: Span, mentions: Sequence[Match], ends: Seque
     if found.cue.place == "before":
         if cue.start >= span.end:
             return False
-        if found.cue.kind in _CHANGES and any(cue.end <= m.span.start and m.span.end <= span.start for m in mentions):
+        if found.cue.kind in _CHANGES - {"removed"} and any(
+            cue.end <= m.span.start and m.span.end <= span.start for m in mentions
+        ):
             return False
         return not any(cue.end <= end < span.start for end in ends)
     if cue.end <= span.start:

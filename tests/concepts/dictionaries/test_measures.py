@@ -89,7 +89,7 @@ def test_the_tree_has_devices_lines_and_sides() -> None:
 
 
 def planted(absorbed: float, n: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """Studies in which latent 0 stands for any nodule, but is silent in a share of the right ones; latent 1: right."""
+    """Latent 0 stands for any nodule, but is silent in a share of the right ones; latents 1 and 2 stand for a side."""
     rng = np.random.default_rng(5)
     truth = np.zeros((n, len(VISIBLE)), dtype=bool)
     right, left = VISIBLE.index("nodule_right"), VISIBLE.index("nodule_left")
@@ -122,9 +122,7 @@ def test_a_silent_parent_without_a_firing_child_is_missed_but_not_absorbed() -> 
 
 def test_a_parent_without_a_latent_is_not_judged() -> None:
     values, truth = planted(0.0)
-    noise = np.random.default_rng(1).random(values.shape).astype(np.float32) * (values[:, :1] == 0)
     tree = {"nodule": concept_tree()["nodule"]}
-    assert absorption(noise, ~truth, noise, truth, tree=tree).judged in (0, 1)
     nothing = absorption(np.zeros_like(values), truth, values, truth, tree=tree)
     assert nothing.judged == 0
     assert np.isnan(nothing.rate)
@@ -136,7 +134,7 @@ def test_the_threshold_lies_between_the_classes() -> None:
     assert found == (0, 1.5, 1.0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(2, 4), st.integers(3, 5), st.integers(0, 1000))
 def test_claims_are_those_of_tukeys_test(n_dictionaries: int, n_seeds: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

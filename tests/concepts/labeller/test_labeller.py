@@ -46,6 +46,10 @@ BY_HAND = {
     "Endotracheal tube tip in the right mainstem bronchus, new since the prior.": {
         "endotracheal_tube_too_low": Label("present", "new")
     },
+    "Removal of the right central line and enteric tube.": {
+        "central_line_right": Label("absent", "removed"),
+        "nasogastric_tube": Label("absent", "removed"),
+    },
     "No change in the left nodule.": {"nodule_left": Label("present", "unchanged")},
     "A consolidation without a side.": {},
 }
@@ -74,10 +78,10 @@ def test_reports_of_a_held_out_seed_are_read_at_an_f1_above_99_percent() -> None
     for index in range(len(source)):
         study = source.study(index)
         labels = label_report(study.findings or "", PHANTOM).labels
+        assert set(labels) <= set(VISIBLE)
         scores.add(positives(labels), positives(study.labels))
     assert scores.micro_f1 >= 0.99
     assert scores.micro.hits > 300
-    assert set(positives(labels)) <= set(VISIBLE)
 
 
 NAMES = ["pleural effusion", "pneumothorax", "pulmonary edema", "cardiomegaly", "atelectasis"]
