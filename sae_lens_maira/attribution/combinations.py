@@ -69,8 +69,8 @@ def play(reader: FeatureReader, study: Study, replacement: Replacement) -> Game:
     """
     sources = sources_of(study)
     own, other = embed_both(reader.vlm, study, replacement)
-    text_sources = [source for source in sources if source in _TEXT_SOURCES]
-    image_sources = [source for source in sources if source not in _TEXT_SOURCES]
+    text_sources: list[Source] = [source for source in sources if source in _TEXT_SOURCES]
+    image_sources: list[Source] = [source for source in sources if source not in _TEXT_SOURCES]
     texts = {swapped: _encode_swapped(reader.vlm, study, replacement, swapped) for swapped in _subsets(text_sources)}
     values = np.zeros((2 ** len(sources), len(PLACES), reader.n_features + reader.n_controls), dtype=np.float32)
     fires = np.zeros(values.shape[1:], dtype=bool)

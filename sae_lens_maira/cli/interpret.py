@@ -81,10 +81,13 @@ def interpret(
     from sae_lens_maira.interpret.steered import read_changes
     from sae_lens_maira.sources import open_source
 
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs a line per request
     source = open_source(config.source)
     sae = SAE.load_from_disk(options.sae)
     changes = read_changes(options.changes, sae.cfg.d_sae) if options.changes else {}
     models = make_models(wanted, source[: wanted.n_studies], options.out, dry_run=options.dry_run)
+    if models.has_one_model:
+        logger.warning("One model explains and judges: its scores may say that it agrees with itself.")
     model = load_model(config.model, source, config.policy)
     check_sae_fits(sae, model)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,6 @@ embeddings, made of a study's text and of any images' embeddings:
 2. :func:`embed_prompt` places embeddings at the placeholders of an encoded prompt.
 3. :func:`read_site` runs the language model up to a hook point and stops there, with gradients if they are wanted.
 4. :class:`SharedPrefix` runs the part of a prompt that several prompts share once, and then only what differs.
-
-Everything is done with PyTorch hooks on the modules that the adapter names, so it works for every adapter.
 """
 
 from __future__ import annotations

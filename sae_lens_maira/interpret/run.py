@@ -56,6 +56,12 @@ class Models:
     explainer_answers: Answers | None = None
     explainer_sees: bool = False
 
+    @property
+    def has_one_model(self) -> bool:
+        """Whether the explainer is also the judge."""
+        names = [own.chat.name for own in (self.judge_answers, self.explainer_answers) if own is not None]
+        return len(names) == 2 and names[0] == names[1]
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -194,6 +200,7 @@ def summarize(evidence: Evidence, findings: Findings, models: Models, facts: Map
         },
         "judge": findings.use.judge.name,
         "threshold": findings.use.threshold,
+        "one_model_explains_and_judges": models.has_one_model,
         "audit": None if findings.audit is None else _plain(asdict(findings.audit)),
         "n_features": len(findings.features),
         "n_unexplained": len(findings.features) - len(findings.explanations),

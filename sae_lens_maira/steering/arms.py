@@ -86,7 +86,7 @@ def propose(
     by_firing = (own.activations * norms).where(usable, torch.tensor(-torch.inf))
     by_direction = (along * norms).where(usable, torch.tensor(-torch.inf))
     half = (n_candidates + 1) // 2
-    order = [*by_firing.topk(half).indices.tolist(), *by_direction.topk(n_candidates).indices.tolist()]
+    order = [*by_direction.topk(half).indices.tolist(), *by_firing.topk(n_candidates).indices.tolist()]
     proposals: list[Proposal] = []
     for feature in list(dict.fromkeys(order))[:n_candidates]:
         size = max(float(own.activations[feature]), float(along[feature]))

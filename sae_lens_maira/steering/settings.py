@@ -59,14 +59,14 @@ class SteerConfig(Settings):
     where: Where = field(default_factory=Where)
     studies: SourceConfig = field(default_factory=lambda: PhantomConfig(n_studies=400, seed=101, n_held_out=0))
     n_choice: AtLeastOne = 12
-    n_tried: AtLeastOne = 6
-    n_dose: AtLeastOne = 12
+    n_tried: AtLeastOne = 10
+    n_dose: AtLeastOne = 16
     n_test: AtLeastOne = 100
     n_controls: AtLeastOne = 12
     n_removal: AtLeastZero = 8
     n_prompt: AtLeastZero = 4
-    doses: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0)
-    n_candidates: AtLeastOne = 4
+    doses: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0, 2.5)
+    n_candidates: AtLeastOne = 3
     max_latents: AtLeastOne = 3
     max_off_target: Share = 0.04
     controls: tuple[Control, ...] = (

@@ -1,6 +1,7 @@
 """The phantom's model with an SAE of random directions, and the tiny reference model: both need no training."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,11 @@ from sae_lens_maira.hooked import HookedMaira2
 from tests.plain_maira2 import CHECKPOINTS, phantom_studies, still
 
 
-def random_sae(d_in: int, hook_name: str, d_sae: int = 12, seed: int = 0) -> SAE:
+def random_sae(d_in: int, hook_name: str, d_sae: int = 12, seed: int = 0) -> Any:
     """An SAE with random weights, decoder rows of several norms, and thresholds that about half of all values pass."""
     generator = torch.Generator().manual_seed(seed)
     metadata = SAEMetadata(hook_name=hook_name, context_size=64)
-    sae = SAE.from_dict(
+    sae: Any = SAE.from_dict(
         JumpReLUSAEConfig(d_in=d_in, d_sae=d_sae, dtype="float32", device="cpu", metadata=metadata).to_dict()
     )
     with torch.no_grad():

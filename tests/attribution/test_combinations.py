@@ -9,11 +9,11 @@ import torch
 from sae_lens_maira.attribution.combinations import PLACES, place_positions, play, shared_length
 from sae_lens_maira.attribution.shares import SOURCES, Effects
 from sae_lens_maira.attribution.swaps import Replacement, sources_of
-from sae_lens_maira.data.study import TokenKind
+from sae_lens_maira.data.study import SectionName, TokenKind
 from sae_lens_maira.maira2 import FindingsPrompt
 from tests.plain_maira2 import first
 
-TEXTS = {
+TEXTS: dict[SectionName, str | None] = {
     "indication": "Cough.",
     "technique": "PA chest radiograph.",
     "comparison": "None.",
@@ -31,7 +31,9 @@ def plain_value(model, reader, study, donor, own, place):
         image("current_images", "frontal"),
         image("current_images", "lateral") if study.lateral else None,
         image("prior_image", "prior_frontal") if has_prior else None,
-        *(pick("prompt", name) for name in ("indication", "technique", "comparison")),
+        pick("prompt", "indication"),
+        pick("prompt", "technique"),
+        pick("prompt", "comparison"),
         pick("prior_report", "prior_report") if study.prior_report else None,
         assistant_text=pick("report", "findings"),
     )

@@ -191,6 +191,8 @@ def test_an_image_whose_patches_form_no_square_is_refused():
 class LinearTarget(Target):
     """A feature that is a weighted sum of the patches that are left: its curves are known."""
 
+    weights: torch.Tensor
+
     def __init__(self, weights):
         self.__dict__["weights"] = torch.tensor(weights, dtype=torch.float64)
 

@@ -107,6 +107,7 @@ class _planted:
 
     def __init__(self, reader, study, replacement, source, direction):
         self.reader, self.direction = reader, direction
+        self.seen = torch.tensor([False])
         vlm = reader.vlm
         images = embed_images(vlm, [study])[0]
         prompt = embed_prompt(vlm, vlm.processor.encode(study, "findings"), images)

@@ -6,7 +6,7 @@ import pytest
 
 from sae_lens_maira import phantom
 from sae_lens_maira.attribution.swaps import Donors, Replacement, sources_of, views_of, with_texts
-from sae_lens_maira.data.study import Label
+from sae_lens_maira.data.study import Label, SectionName
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_the_phantoms_counterfactual_is_the_same_body(many):
     for index, study in enumerate(many[:20]):
         replacement = donors.replacement(index, "counterfactual")
         other = replacement.images["frontal"]
-        assert other is not None
+        assert isinstance(other, phantom.PhantomStudy)
         assert other.recipe.anatomy_seed == study.recipe.anatomy_seed
         assert other.frontal.shot == study.frontal.shot
         assert set(other.recipe.state) != set(study.recipe.state)
@@ -111,7 +111,13 @@ def test_only_the_phantom_can_be_drawn_again(many):
 
 def test_swapped_texts_and_no_others(many):
     study = next(study for study in many if study.prior_report)
-    texts = {"indication": "A", "technique": "B", "comparison": "C", "prior_report": "D", "findings": "E"}
+    texts: dict[SectionName, str | None] = {
+        "indication": "A",
+        "technique": "B",
+        "comparison": "C",
+        "prior_report": "D",
+        "findings": "E",
+    }
     swapped = with_texts(study, Replacement({}, texts), ["prompt", "report"])
     assert (swapped.indication, swapped.technique, swapped.comparison, swapped.findings) == ("A", "B", "C", "E")
     assert swapped.prior_report == study.prior_report

@@ -41,11 +41,9 @@ def test_both_reports_are_shown_and_recorded(sae_path, tmp_path, capsys):
 def test_an_experiment_is_told_beforehand_and_nothing_is_written(sae_path, tmp_path, capsys):
     sizes = {"n_choice": 1, "n_tried": 1, "n_dose": 1, "n_test": 2, "n_controls": 1, "n_removal": 1, "n_prompt": 1}
     config = {"concepts": ["pacemaker"], "doses": [1.0], "n_candidates": 1, "max_latents": 2, **sizes}
-    path = tmp_path / "steer.yaml"
+    path, out = tmp_path / "steer.yaml", tmp_path / "out"
     path.write_text(yaml.safe_dump(config))
-    assert (
-        main(["steer", str(sae_path), "--config", str(path), "--out", str(tmp_path / "out"), "--dry-run", *QUICK]) == 0
-    )
+    assert main(["steer", str(sae_path), "--config", str(path), "--out", str(out), "--dry-run", *QUICK]) == 0
     # try: 1 latent, 2 groups and 1 random; dose: 2 + 2 + 1 + 1; test: 3 x 2; 6 controls; removal: 6; prompt: 1.
     assert capsys.readouterr().out.startswith(
         "At most 29 reports (try 4, dose 6, test 6, controls 6, removal 6, prompt 1): about "

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -109,8 +110,8 @@ def local_path(tmp_path_factory) -> Path:
     tokenizer = Tokenizer(models.BPE(vocab={**letters, "<end>": 256}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=257, max_position_embeddings=4096, **sizes)
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = LlamaConfig(vocab_size=257, max_position_embeddings=4096, num_attention_heads=2, **sizes)
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 

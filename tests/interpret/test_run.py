@@ -110,6 +110,7 @@ def test_a_model_explains_and_judges_and_every_figure_stands_beside_the_truth(sm
     result = read_result(tmp_path)
     summary = result.summary
     assert summary["judge"] == "stand-in"
+    assert summary["one_model_explains_and_judges"] is True
     assert summary["audit"]["n_pairs"] > 5
     assert summary["score_against_truth"]["n"] > 5
     assert summary["models"]["judge"]["requests"]["judge"] > 50

@@ -62,7 +62,7 @@ def test_a_stopped_experiment_ends_in_the_same_bytes(make, tmp_path, monkeypatch
     def killed_later(self, name, value):
         nonlocal n_written
         n_written += 1
-        if n_written % 4 == 0:
+        if n_written % 5 == 0:
             raise ZeroDivisionError
         write(self, name, value)
 
