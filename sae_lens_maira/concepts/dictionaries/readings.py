@@ -82,11 +82,14 @@ def density(sae: Any, tokens: Float[Tensor, "n_tokens d_in"]) -> Float[np.ndarra
     return (counts / len(tokens)).numpy()
 
 
-def held_out_tokens(
-    blocks: Iterable[Block], hook_name: str, first: int, n_tokens: int, max_norm_multiple: float | None
+def some_tokens(
+    blocks: Iterable[Block], hook_name: str, studies: range, n_tokens: int, max_norm_multiple: float | None
 ) -> Float[Tensor, "n_tokens d_in"]:
-    """Evenly spaced tokens of the studies from ``first`` on, without those whose norm is far above the median."""
-    parts = [block.activations[hook_name][block.study_index >= first].float() for block in blocks]
+    """Evenly spaced tokens of a range of studies, without those whose norm is far above the median."""
+    parts: list[Tensor] = []
+    for block in blocks:
+        wanted = (block.study_index >= studies.start) & (block.study_index < studies.stop)
+        parts.append(block.activations[hook_name][wanted].float())
     tokens = torch.cat([part for part in parts if len(part)])
     norms = tokens.norm(dim=1)
     if max_norm_multiple is not None:

@@ -22,7 +22,7 @@ from sae_lens_maira.concepts.dictionaries.pairs import Batch, make_pairs, read_p
 from sae_lens_maira.concepts.dictionaries.readings import density
 from sae_lens_maira.concepts.dictionaries.scores import CONTROLS, Score, StudyData, control_scores, study_scores
 from sae_lens_maira.concepts.dictionaries.settings import DictionariesConfig
-from sae_lens_maira.concepts.dictionaries.train import Dictionary, open_or_write_cache, trained
+from sae_lens_maira.concepts.dictionaries.train import Dictionary, equalize_l0, open_or_write_cache, trained
 from sae_lens_maira.hooked import HookedVisionLanguageModel
 from sae_lens_maira.hooked.loading import load_model
 from sae_lens_maira.results import Result, Units, write_result
@@ -31,7 +31,7 @@ from sae_lens_maira.sources import open_source
 logger = logging.getLogger(__name__)
 
 KIND = "dictionaries"
-VERSION = 1
+VERSION = 2
 """Raise it when a score changes its meaning: results of another version are not mixed."""
 
 
@@ -121,6 +121,8 @@ def _score_all(config: DictionariesConfig, out: Path, units: Units) -> None:
     cache = open_or_write_cache(config, model, out)
     dictionaries = list(trained(config, cache, out))
     data = StudyData.read(config, cache, studies)
+    for own in dictionaries:
+        equalize_l0(own.sae, data.trained_tokens, float(config.training.saes[own.name].get("k", 0)))
     d_sae = int(dictionaries[0].sae.cfg.d_sae)
     for seed in config.seeds:
         for name in CONTROLS:

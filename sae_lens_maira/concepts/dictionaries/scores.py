@@ -15,7 +15,7 @@ from sae_lens_maira.activations.read import ActivationCache
 from sae_lens_maira.concepts.dictionaries.absorption import absorption
 from sae_lens_maira.concepts.dictionaries.monosemanticity import concept_vectors, monosemanticity
 from sae_lens_maira.concepts.dictionaries.probing import SIZES, probe_aurocs
-from sae_lens_maira.concepts.dictionaries.readings import Encode, core_scores, held_out_tokens, study_maxima, truth_of
+from sae_lens_maira.concepts.dictionaries.readings import Encode, core_scores, some_tokens, study_maxima, truth_of
 from sae_lens_maira.concepts.dictionaries.settings import DictionariesConfig
 from sae_lens_maira.data.source import StudySource
 from sae_lens_maira.phantom.world.concepts import VISIBLE
@@ -23,7 +23,7 @@ from sae_lens_maira.phantom.world.concepts import VISIBLE
 Score = dict[str, Any]
 """One value: ``metric``, ``subject`` (a concept, a group or empty) and ``value``."""
 CONTROLS = ("random_directions", "coordinates")
-_N_TOKENS = 40_000
+_N_TOKENS, _N_SEEN = 40_000, 20_000
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class StudyData:
         choosing_truth: which of the first show each concept, in the order of ``VISIBLE``.
         scoring_truth: the same of the others.
         tokens: held-out tokens for scores of reconstruction.
+        trained_tokens: tokens of the choosing studies, which dictionaries were trained on.
     """
 
     blocks: list[Block]
@@ -49,6 +50,7 @@ class StudyData:
     choosing_truth: Bool[np.ndarray, "n_choosing n_visible"]
     scoring_truth: Bool[np.ndarray, "n_scoring n_visible"]
     tokens: Float[Tensor, "n_tokens d_in"]
+    trained_tokens: Float[Tensor, "n_trained_tokens d_in"]
 
     @classmethod
     def read(cls, config: DictionariesConfig, cache: ActivationCache, studies: StudySource) -> StudyData:
@@ -57,9 +59,11 @@ class StudyData:
         choosing, scoring = np.arange(config.n_choosing), np.arange(first, len(studies))
         wanted = torch.from_numpy(np.concatenate([choosing, scoring]))
         blocks = [block for block in cache.blocks(hook_name) if bool(torch.isin(block.study_index, wanted).any())]
-        tokens = held_out_tokens(blocks, hook_name, first, _N_TOKENS, config.training.max_norm_multiple)
+        limit = config.training.max_norm_multiple
+        tokens = some_tokens(blocks, hook_name, range(first, len(studies)), _N_TOKENS, limit)
+        seen = some_tokens(blocks, hook_name, range(config.n_choosing), _N_SEEN, limit)
         truths = [truth_of((dict(studies[int(i)].labels) for i in part), VISIBLE) for part in (choosing, scoring)]
-        return cls(blocks, hook_name, config.kinds, choosing, scoring, truths[0], truths[1], tokens)
+        return cls(blocks, hook_name, config.kinds, choosing, scoring, truths[0], truths[1], tokens, seen)
 
     def maxima(self, encode: Encode) -> tuple[Float[np.ndarray, "n_choosing d"], Float[np.ndarray, "n_scoring d"]]:
         """Each study's strongest value of each latent: choosing studies, and held-out ones."""

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from sae_lens_maira.activations.config import WriteConfig
 from sae_lens_maira.activations.read import ActivationCache
 from sae_lens_maira.activations.write import write_cache
@@ -44,3 +48,24 @@ def trained(config: DictionariesConfig, cache: ActivationCache, out: Path) -> It
         results = train_several(config.training_with(seed, str(cache.path)), path, resume=True)
         for name in config.training.saes:
             yield Dictionary(name, seed, results[name].sae.eval(), results[name].path)
+
+
+@torch.no_grad()
+def equalize_l0(sae: Any, tokens: Float[Tensor, "n_tokens d_in"], k: float) -> None:
+    """Set the one threshold of a dictionary of the BatchTopK family so that k latents fire per token on average.
+
+    The threshold that training leaves is a running mean, which a short training does not bring to its end, and L0 on
+    unseen tokens is then far from k. A dictionary without such a threshold, such as TopK, is left as it is.
+
+    Args:
+        sae: an inference SAE; it is changed.
+        tokens: activations that the dictionary was trained on.
+        k: the wanted mean number of active latents.
+    """
+    threshold = getattr(sae, "threshold", None)
+    if threshold is None or not bool((threshold == threshold[0]).all()):
+        return
+    threshold.data.zero_()
+    values = torch.cat([sae.encode(piece) for piece in tokens.split(4096)]).flatten()
+    n_wanted = min(round(k * len(tokens)), len(values) - 1)
+    threshold.data.fill_(values.topk(n_wanted + 1).values[-1].item())

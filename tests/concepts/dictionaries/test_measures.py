@@ -16,7 +16,8 @@ from sae_lens_maira.concepts.dictionaries.exchange import matched_latents
 from sae_lens_maira.concepts.dictionaries.monosemanticity import monosemanticity
 from sae_lens_maira.concepts.dictionaries.noise import compare
 from sae_lens_maira.concepts.dictionaries.probing import fit_logistic, probe_aurocs
-from sae_lens_maira.concepts.dictionaries.readings import core_scores, held_out_tokens, study_maxima
+from sae_lens_maira.concepts.dictionaries.readings import core_scores, some_tokens, study_maxima
+from sae_lens_maira.concepts.dictionaries.train import equalize_l0
 from sae_lens_maira.phantom.world.concepts import VISIBLE
 
 RNG = np.random.default_rng(0)
@@ -167,10 +168,10 @@ def test_study_maxima_read_only_wanted_kinds_and_studies() -> None:
     assert found.tolist() == [[4, 2], [2, 9], [0, 0]]
 
 
-def test_held_out_tokens_leave_out_sinks_and_other_studies() -> None:
-    tokens = held_out_tokens([block()], "h", 1, 10, 2.0)
+def test_tokens_leave_out_sinks_and_other_studies() -> None:
+    tokens = some_tokens([block()], "h", range(1, 4), 10, 2.0)
     assert tokens.tolist() == [[2, 9], [0, 3], [7, 7]]
-    assert held_out_tokens([block()], "h", 1, 10, 1.0).tolist() == [[2, 9], [0, 3]]
+    assert some_tokens([block()], "h", range(1, 4), 10, 1.0).tolist() == [[2, 9], [0, 3]]
 
 
 def test_core_scores_by_hand() -> None:
@@ -199,3 +200,20 @@ def test_matched_latents_fire_as_often_and_are_others() -> None:
         assert not set(own) & set(others)
         assert len(set(others)) == 2
         assert np.abs(density[own] - density[others]).max() < 0.15
+
+
+def test_one_threshold_makes_k_latents_fire() -> None:
+    class Rectified:
+        threshold = torch.nn.Parameter(torch.full((6,), 9.0))
+
+        def encode(self, tokens: torch.Tensor) -> torch.Tensor:
+            return tokens * (tokens > self.threshold)
+
+    tokens = torch.from_numpy(np.random.default_rng(0).random((500, 6)).astype(np.float32))
+    sae = Rectified()
+    equalize_l0(sae, tokens, 2.5)
+    assert (sae.encode(tokens) > 0).sum() == 1250
+    own = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    sae.threshold.data = own.clone()
+    equalize_l0(sae, tokens, 2.5)
+    assert torch.equal(sae.threshold.data, own)
