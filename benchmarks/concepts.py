@@ -91,7 +91,7 @@ def ours(n_studies: int, n_latents: int, folder: Path) -> tuple[float, float, Sp
 def peer(features: SparseFeatures, exam: Exam, folder: Path) -> float:
     """Seconds that scikit-learn needs for all pairs, from a sample of them, after comparing the numbers."""
     import pyarrow.parquet
-    from sklearn.metrics import average_precision_score, roc_auc_score
+    from sklearn.metrics import average_precision_score, roc_auc_score  # pyright: ignore[reportMissingImports]
 
     rng = np.random.default_rng(1)
     items = exam.items

@@ -120,17 +120,18 @@ def evaluate(
         out: folder of the results, for the table of all scores.
         show_progress: whether to show a progress bar.
     """
-    names = [LATENTS, *settings.controls]
     with tempfile.TemporaryDirectory(dir=out, prefix=".scratch-") as scratch:
         sets = _Sets(subject, exam, settings, units, Path(scratch))
-        for name in tqdm(names, desc="feature sets", disable=not show_progress):
-            has_file = name != LATENTS or not settings.every_score or (out / EVERY_SCORE).is_file()
-            if units.is_done(name) and has_file:
-                continue
-            if name == LATENTS:
-                units.write(name, _latents_part(sets, exam, out / EVERY_SCORE if settings.every_score else None))
-            else:
-                units.write(name, {"rows": [row_of(scored, exam) for scored in sets.scored(name)]})
+        every_score = out / EVERY_SCORE if settings.every_score else None
+        bar = tqdm(total=1 + len(settings.controls), desc="feature sets", disable=not show_progress)
+        with bar:
+            if not units.is_done(LATENTS) or (every_score is not None and not every_score.is_file()):
+                units.write(LATENTS, _latents_part(sets, exam, every_score))
+            bar.update()
+            for name in settings.controls:
+                if not units.is_done(name):
+                    units.write(name, {"rows": [row_of(scored, exam) for scored in sets.scored(name)]})
+                bar.update()
 
 
 def _latents_part(sets: _Sets, exam: Exam, every_score: Path | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from sae_lens_maira.concepts.pooled import tokens_of_studies
 from sae_lens_maira.concepts.questions import UNKNOWN, Question, Truth
 from sae_lens_maira.concepts.segments import NO_SENTENCE, REGIONS, Segments
+from sae_lens_maira.concepts.settings import RegionName
 from sae_lens_maira.data.study import TokenKind
 from sae_lens_maira.measures.intervals import patient_weights
 from sae_lens_maira.measures.splits import split_patients
@@ -114,7 +115,7 @@ def set_exam(
     patients: Sequence[str],
     is_choice: Bool[np.ndarray, " n_studies"],
     *,
-    regions: Sequence[str] = tuple(REGIONS),
+    regions: Sequence[RegionName] = tuple(REGIONS),
     min_studies: int = 8,
     n_resamples: int = 1000,
     seed: int = 0,
@@ -136,7 +137,7 @@ def set_exam(
     n_items = 0
     columns = list(range(len(truth.questions)))
     for name in regions:
-        mask = segments.of_kinds(REGIONS[name].kinds)
+        mask = segments.of_region(REGIONS[name])
         if REGIONS[name].leaves_out_own:
             parts = [(mask & ~about[:, column], [column]) for column in columns if about[:, column].any()]
             whole = _with_sentences(segments, len(patients))

@@ -17,7 +17,6 @@ from sae_lens_maira.features.recording import Recording
 _DENSE_ENTRIES = 1 << 23
 
 
-@torch.no_grad()
 def latents(sae: Any, recording: Recording) -> Iterator[Firings]:
     """An SAE's latents.
 
@@ -26,10 +25,11 @@ def latents(sae: Any, recording: Recording) -> Iterator[Firings]:
         recording: activations at its hook point.
     """
     for first, chunk in _chunks(recording, int(sae.cfg.d_sae)):
-        yield _firings(first, sae.encode(chunk.to(sae.device, sae.dtype)).float().cpu())
+        with torch.no_grad():
+            activations = sae.encode(chunk.to(sae.device, sae.dtype)).float().cpu()
+        yield _firings(first, activations)
 
 
-@torch.no_grad()
 def top_k(
     recording: Recording,
     encoder: Float[Tensor, "d_in n_features"],
@@ -48,7 +48,9 @@ def top_k(
     """
     n_features = encoder.shape[1]
     for first, chunk in _chunks(recording, n_features):
-        yield _firings(first, keep_top((chunk - center) @ encoder + (0 if bias is None else bias), k))
+        with torch.no_grad():
+            activations = keep_top((chunk - center) @ encoder + (0 if bias is None else bias), k)
+        yield _firings(first, activations)
 
 
 def keep_top(products: Float[Tensor, "n_tokens n_features"], k: int) -> Float[Tensor, "n_tokens n_features"]:

@@ -25,9 +25,9 @@ ASPECTS: dict[str, Callable[[Item], bool]] = {
 _SCHEMA = pa.schema(
     {
         "feature": pa.int32(),
-        "concept": pa.dictionary(pa.int16(), pa.string()),
-        "region": pa.dictionary(pa.int16(), pa.string()),
-        "pool": pa.dictionary(pa.int16(), pa.string()),
+        "concept": pa.string(),
+        "region": pa.string(),
+        "pool": pa.string(),
         "choice_auroc": pa.float32(),
         "auroc": pa.float32(),
         "average_precision": pa.float32(),
@@ -131,5 +131,5 @@ def _put(
     scores[here, item.number] = found[here]
 
 
-def _coded(codes: np.ndarray, values: list[str]) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int16()), pa.array(values, pa.string()))
+def _coded(codes: np.ndarray, values: list[str]) -> pa.Array:
+    return pa.array(values, pa.string()).take(pa.array(codes, pa.int32()))

@@ -19,10 +19,10 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int8
 
+from sae_lens_maira.concepts.settings import Uncertain
 from sae_lens_maira.data.study import Change, Label, Study
 
 QuestionKind = Literal["presence", "group", "change"]
-Uncertain = Literal["positive", "negative", "leave_out"]
 UNKNOWN = -1
 _VALUE: dict[Uncertain, int] = {"positive": 1, "negative": 0, "leave_out": UNKNOWN}
 _CHANGES: tuple[Change, ...] = get_args(Change)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def with_best_section(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def beside_controls(
-    rows: Iterable[dict[str, Any]], controls: dict[str, Sequence[dict[str, Any]]]
+    rows: Iterable[dict[str, Any]], controls: Mapping[str, Sequence[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
     """Rows of latents, with the strongest control of the same item and the difference to it.
 

@@ -1,8 +1,8 @@
 """Studies in segments: the smallest parts of a study that a region is made of.
 
-A segment is one image, one section of the prompt, or one sentence of the findings. What a feature does in a segment is
-pooled once; a region, such as the whole prompt or the findings without the sentences about one concept, is a set of
-segments.
+A segment is the last token of an image, the rest of an image, one section of the prompt, or one sentence of the
+findings. What a feature does in a segment is pooled once; a region, such as the whole prompt or the findings without
+the sentences about one concept, is a set of segments.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Integer
 
 from sae_lens_maira.concepts.questions import Question
+from sae_lens_maira.concepts.settings import RegionName
 from sae_lens_maira.data.study import IMAGE_KINDS, Label, Study, TokenKind
 from sae_lens_maira.features.recording import Recording
 
@@ -32,14 +33,17 @@ class Region:
     Args:
         kinds: the tokens' kinds.
         leaves_out_own: whether the sentences about the concept in question are left out.
+        ends_only: whether only the last token of each image is read.
     """
 
     kinds: tuple[TokenKind, ...]
     leaves_out_own: bool = False
+    ends_only: bool = False
 
 
-REGIONS: dict[str, Region] = {
+REGIONS: dict[RegionName, Region] = {
     "images": Region(IMAGE_KINDS),
+    "image_ends": Region(IMAGE_KINDS, ends_only=True),
     "indication": Region((TokenKind.INDICATION,)),
     "technique": Region((TokenKind.TECHNIQUE,)),
     "comparison": Region((TokenKind.COMPARISON,)),
@@ -48,7 +52,9 @@ REGIONS: dict[str, Region] = {
     "findings": Region((TokenKind.FINDINGS,)),
     "findings_elsewhere": Region((TokenKind.FINDINGS,), leaves_out_own=True),
 }
-"""``prompt`` is all text in front of the findings; ``findings_elsewhere`` are the other sentences of the findings."""
+"""``image_ends`` are the last tokens of the images, which have attended to all of them; ``prompt`` is all text in front
+of the findings; ``findings_elsewhere`` are the other sentences of the findings.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +65,7 @@ class Segments:
         of_token: the segment of each recorded token.
         study: the recorded study of each segment.
         kind: kind of its tokens.
-        sentence: number of the sentence within the study's findings; -1 if it is none.
+        sentence: number of the sentence within the study's findings, 0 for the last token of an image; -1 otherwise.
         n_tokens: its number of tokens.
     """
 
@@ -73,9 +79,10 @@ class Segments:
     def n_segments(self) -> int:
         return len(self.study)
 
-    def of_kinds(self, kinds: Sequence[TokenKind]) -> Bool[np.ndarray, " n_segments"]:
-        """Mask of the segments whose tokens are of some kinds."""
-        return np.isin(self.kind, kinds)
+    def of_region(self, region: Region) -> Bool[np.ndarray, " n_segments"]:
+        """Mask of a region's segments; sentences about a question's own concepts are not left out yet."""
+        mask = np.isin(self.kind, region.kinds)
+        return mask & (self.sentence != NO_SENTENCE) if region.ends_only else mask
 
     def about(
         self, questions: Sequence[Question], labels_of_sentences: Sequence[Sequence[Mapping[str, Label]]]
@@ -91,7 +98,7 @@ class Segments:
         for column, question in enumerate(questions):
             for member in question.members:
                 columns.setdefault(member, []).append(column)
-        for segment in np.flatnonzero(self.sentence != NO_SENTENCE):
+        for segment in np.flatnonzero((self.kind == TokenKind.FINDINGS) & (self.sentence != NO_SENTENCE)):
             for name in labels_of_sentences[self.study[segment]][self.sentence[segment]]:
                 mentioned[segment, columns.get(name, [])] = True
         return mentioned
@@ -106,6 +113,7 @@ def cut(recording: Recording, studies: Iterable[Study], texts_of: Callable[[Sequ
         texts_of: the readable texts of token ids, which put together are the findings again.
     """
     sentence = np.full(recording.n_tokens, NO_SENTENCE, dtype=np.int64)
+    sentence[_image_ends(recording)] = 0
     for number, study in enumerate(studies):
         if study.sentences:
             own = recording.tokens(number)
@@ -117,6 +125,15 @@ def cut(recording: Recording, studies: Iterable[Study], texts_of: Callable[[Sequ
     segments, of_token, n_tokens = np.unique(key, return_inverse=True, return_counts=True)
     rest, sentence_number = segments // _MAX_SENTENCES, segments % _MAX_SENTENCES - 1
     return Segments(of_token.reshape(-1), rest // len(TokenKind), rest % len(TokenKind), sentence_number, n_tokens)
+
+
+def _image_ends(recording: Recording) -> Integer[np.ndarray, " n"]:
+    """The last token of every image; a row's first token is that of its frontal image."""
+    is_image = np.isin(recording.kinds, IMAGE_KINDS) & (recording.kinds != TokenKind.FRONTAL_IMAGE)
+    key = recording.study_of_token * len(TokenKind) + recording.kinds
+    tokens = np.flatnonzero(is_image)
+    is_last = np.append(np.diff(key[tokens]) != 0, True)[: len(tokens)]
+    return np.concatenate([np.flatnonzero(recording.positions == 0), tokens[is_last]])
 
 
 def sentence_of_token(texts: Sequence[str], study: Study) -> Integer[np.ndarray, " n_tokens"]:

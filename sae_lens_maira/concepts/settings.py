@@ -5,14 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
-from sae_lens_maira.concepts.questions import Uncertain
-from sae_lens_maira.concepts.segments import REGIONS
 from sae_lens_maira.errors import ConfigError
 from sae_lens_maira.settings import AtLeastOne, AtLeastZero, Settings, Share
 
 RegionName = Literal[
-    "images", "indication", "technique", "comparison", "prior_report", "prompt", "findings", "findings_elsewhere"
+    "images",
+    "image_ends",
+    "indication",
+    "technique",
+    "comparison",
+    "prior_report",
+    "prompt",
+    "findings",
+    "findings_elsewhere",
 ]
+Uncertain: TypeAlias = Literal["positive", "negative", "leave_out"]
 Control: TypeAlias = Literal[
     "random_top_k",
     "random_projections",
@@ -28,7 +35,6 @@ Control: TypeAlias = Literal[
 CONTROLS: tuple[Control, ...] = get_args(Control)
 SUPERVISED: tuple[Control, ...] = ("bag_of_words", "dense_probe")
 """References that use all inputs at once; the others choose one feature, as for latents."""
-assert get_args(RegionName) == tuple(REGIONS)
 
 
 @dataclass(frozen=True)

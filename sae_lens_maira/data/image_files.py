@@ -29,7 +29,7 @@ MAX_PIXELS = 1 << 26
 MAX_BYTES = 1 << 28
 """Largest image file in bytes: 256 MiB."""
 MAX_MEMORY = 3 << 29
-"""Most memory in bytes, 1.5 GiB, that one image takes from a file to stretched 8-bit grey."""
+"""Most memory in bytes, 1.5 GiB, that one image takes from a file to stretched 8-bit gray."""
 DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 """Pillow's modes of more than 8 bits, which its own conversion to 8 bits would clip to white."""
 

@@ -128,7 +128,7 @@ class HookedVisionLanguageModel(SpliceableModel):
         loss = self._loss(logits, tokens, inputs.predicting_positions, loss_per_token)
         return loss if return_type == "loss" else (logits, loss)
 
-    def generate(self, studies: Study | Sequence[Study], max_new_tokens: int = 300, **kwargs: Any) -> list[str]:
+    def generate(self, studies: Study | Sequence[Study], max_new_tokens: int | None = None, **kwargs: Any) -> list[str]:
         """Write reports, with the hooks that are active in a ``with model.hooks(...)`` block applied at every step.
 
         In the prompt, hooks see the rows' kept positions; after it, each new token, as (batch, 1, d_model). Generation
@@ -137,7 +137,7 @@ class HookedVisionLanguageModel(SpliceableModel):
 
         Args:
             studies: the studies to report on; the model does not see their findings.
-            max_new_tokens: largest number of tokens of a report.
+            max_new_tokens: largest number of tokens of a report; that of the model's own examples if None.
             kwargs: as for transformers' ``generate``.
         """
         questions = self.reader.for_generation([studies] if isinstance(studies, Study) else list(studies))
@@ -145,13 +145,13 @@ class HookedVisionLanguageModel(SpliceableModel):
         module: Any = self.vlm.module
         self._refuse_masks()
         changes = {} if self._steering is None else self._steering.changes(inputs)
+        longest = max_new_tokens or self.vlm.processor.max_new_tokens
+        settings = {"do_sample": False, "max_new_tokens": longest, **kwargs}
         with (
             edited_sites(self.vlm, changes),
             torch_hooks(self.vlm, self.hook_image_embeds, self.blocks, inputs.positions),
         ):
-            output = module.generate(
-                **inputs.model_inputs, **{"do_sample": False, "max_new_tokens": max_new_tokens, **kwargs}
-            )
+            output = module.generate(**inputs.model_inputs, **settings)
         return self.vlm.processor.decode(output, inputs.model_inputs["input_ids"])
 
     @contextmanager

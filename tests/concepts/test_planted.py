@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sae_lens_maira.concepts.choice import choose, p_value, score
-from sae_lens_maira.concepts.settings import ConceptSettings
+from sae_lens_maira.concepts.settings import ConceptSettings, Uncertain
 from sae_lens_maira.data.study import Label, TokenKind
 from tests.concepts.small_world import KINDS, make_exam, make_segments, make_study, plant
 
@@ -126,11 +126,12 @@ def test_remembered_patients_do_not_score(tmp_path: Path) -> None:
 def test_uncertain_findings_by_setting() -> None:
     labels = [{"edema": Label("present")}, {"edema": Label("uncertain")}, {"edema": Label("absent")}] * 20
     studies = [make_study(index, own) for index, own in enumerate(labels)]
-    for uncertain, asked, positive in (
+    cases: list[tuple[Uncertain, list[int], list[int]]] = [
         ("positive", [1, 1, 1], [1, 1, 0]),
         ("negative", [1, 1, 1], [1, 0, 0]),
         ("leave_out", [1, 0, 1], [1, 0, 0]),
-    ):
+    ]
+    for uncertain, asked, positive in cases:
         exam = make_exam(studies, ConceptSettings(uncertain=uncertain, regions=("images",), min_studies=3))
         item = exam.items[0]
         assert item.asked.tolist() == [bool(value) for value in asked] * 20
@@ -165,7 +166,7 @@ def test_segments_are_sentences_and_sections() -> None:
     studies = random_studies()[:4]
     segments = make_segments(studies)
     own = segments.of_token[: len(KINDS)]
-    assert len(set(own[[0, 2]].tolist())) == 1, "the study token stands for the frontal image's last token"
-    assert segments.sentence[own].tolist() == [-1] * 5 + [0] * 3 + [1] * 3
-    assert segments.n_tokens[own[0]] == 2
+    # The study token stands for the frontal image's last token, which is a segment of its own.
+    assert segments.sentence[own].tolist() == [0] + [-1] * 4 + [0] * 3 + [1] * 3
+    assert segments.n_tokens[own[[0, 2, 3, 5, 8]]].tolist() == [1, 1, 2, 3, 3]
     assert segments.study.tolist() == sorted(segments.study.tolist())
