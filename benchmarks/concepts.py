@@ -1,10 +1,11 @@
 """Scores of all latents for all labels from activations on disk, against a loop over scikit-learn.
 
-10,000 synthetic studies of 12 tokens, 16,384 latents of a random TopK SAE (k 32), and 38 labels, each true of a third of
-the studies and planted as a direction at one image token. Both sides pool each latent by its maximum and its mean in two regions, compute AUROC on the
-choosing half for both pools, and AUROC and average precision of the better pool on the other half. scikit-learn is
-timed on a sample of latents and labels, on pooled values that it is given, and must find the same numbers; its time for
-all pairs is extrapolated. Memory is the peak of a process of its own, for a quarter of the studies and for all.
+10,000 synthetic studies of 12 tokens, 16,384 latents of a random TopK SAE (k 32), and 38 labels, each true of a third
+of the studies and planted as a direction at one image token. Both sides pool each latent by its maximum and its mean in
+two regions, compute AUROC on the choosing half for both pools, and AUROC and average precision of the better pool on
+the other half. scikit-learn is timed on a sample of latents and labels, on pooled values that it is given, and must
+find the same numbers; its time for all pairs is extrapolated. Memory is the peak of a process, for a quarter of the
+studies and for all.
 
 scikit-learn is no dependency of this package: pip install scikit-learn.
 """
