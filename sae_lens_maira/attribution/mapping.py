@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from sae_lens_maira.attribution.boxes import boxes_of, center_prior, patches_inside, score_boxes
 from sae_lens_maira.attribution.checks import agreement, curves, erase_boxes
@@ -89,8 +88,7 @@ def map_study(
     study, vlm = work.studies[index], work.reader.vlm
     images = {view: load_image(vlm, study, view) for view in study.images}
     encoded = encode(vlm, study)
-    embedded: dict[View, Tensor] = {view: image.embeddings for view, image in images.items()}
-    prompt = embed_prompt(vlm, encoded, embedded)
+    prompt = embed_prompt(vlm, encoded, dict(zip(images, (image.embeddings for image in images.values()), strict=True)))
     with torch.no_grad():
         hidden = read_site(vlm, work.reader.place, prompt.embeddings[None])[0]
         values = work.reader.pre_activations(hidden).cpu().numpy()
@@ -113,7 +111,7 @@ def map_study(
             maps = {method: make_map(target, method).float().cpu().numpy() for method in work.config.methods}
             random = _agreement_of_random(work, target, index)
             for number, feature in enumerate(features):
-                own: dict[MapMethod, np.ndarray] = {method: values[number] for method, values in maps.items()}
+                own = dict(zip(work.config.methods, (values[number] for values in maps.values()), strict=True))
                 label_boxes = (
                     None
                     if view != "frontal" or feature.label is None
