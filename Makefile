@@ -6,7 +6,7 @@ VENV ?= $(if $(filter compat,$(STACK)),.venv-compat,.venv)
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 INSTALLED = $(VENV)/.installed-$(STACK)
 
-.PHONY: setup test lint format demo example bench lock clean
+.PHONY: setup test lint format demo example bench mutants lock clean
 
 setup: $(INSTALLED)
 
@@ -42,6 +42,10 @@ demo: setup
 example: setup
 	$(VENV)/bin/sae-lens-maira dashboard out/demo --out out/example --n-studies 12 --pages 3 --title "The phantom's features"
 	$(VENV)/bin/python dashboards/example.py out/example
+
+# Plants bugs, one at a time, in a copy of the repository, and tells which of them the tests catch. Slow.
+mutants: setup
+	$(VENV)/bin/python -m tests.planted_bugs
 
 bench: setup
 	$(VENV)/bin/python -m benchmarks

@@ -84,10 +84,6 @@ def gathered_products(tables: list[Tensor], decoders: list[Tensor], active: patt
     return found
 
 
-def fresh_memory(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device=device)
-
-
 def both(name: str, replacement: Any) -> tuple[tuple[object, str, Any], ...]:
     """A function of ``pattern`` that ``kernels`` imports by name."""
     return ((pattern, name, replacement), (kernels, name, replacement))
@@ -102,7 +98,6 @@ TRICKS = (
     Trick("embedding_bag", "a sparse product", both("sum_bags", multiply_sparse)),
     Trick("sampled_addmm", "products of gathered rows", ((kernels, "_sampled_products", gathered_products),)),
     Trick("blocks of columns", "whole rows", ((pattern, "COLUMNS_PER_BLOCK", 1 << 40),)),
-    Trick("recycled memory", "torch.empty", ((pattern._GRADIENTS, "empty", fresh_memory),)),
     Trick("latent-major encoder", "token-major", ((variant, "latent_major", lambda W_enc: W_enc),), while_making=True),
     Trick("fused Adam", "PyTorch's default Adam", fused=False),
     Trick("fused Adam on the transpose", "on the parameter", ((optimizer, "step_transposed", lambda optimizer: []),)),

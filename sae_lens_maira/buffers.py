@@ -8,8 +8,7 @@ can see it any more:
    array shares the memory, a retained autograd graph included;
 2. the end of that NumPy view gives the buffer back to the pool (:func:`weakref.finalize`).
 
-CUDA's caching allocator does this by itself. Without it, a training step of an SAE of 1,024 to 8,192, whose gradients
-are 32 MiB each, takes 3% more processor and wall time (benchmarks/README.md); small ones gain little.
+CUDA's caching allocator does this by itself.
 """
 
 from __future__ import annotations

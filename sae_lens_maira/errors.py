@@ -6,6 +6,9 @@ and exits with status 2. Any other exception is a bug in this package, and keeps
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 def printable(text: object) -> str:
     """A text on one line, fit for a terminal: what is not printable as its escape sequence (``\\x1b``, ``\\n``)."""
@@ -13,6 +16,11 @@ def printable(text: object) -> str:
         character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
         for character in str(text)
     )
+
+
+def printable_lines(text: str) -> str:
+    """A text of several lines, fit for a terminal; its line breaks are kept."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def quoted(value: object, longest: int = 80) -> str:
@@ -23,6 +31,40 @@ def quoted(value: object, longest: int = 80) -> str:
 
 class UserError(ValueError):
     """An input to this package is wrong; the message says what is wrong and what to do."""
+
+
+class Problems:
+    """Collects errors, so that everything that is wrong is told at once.
+
+    Args:
+        kind: of errors to collect; others are raised at once.
+        n_shown: so many are told in words, and the others are counted.
+    """
+
+    def __init__(self, kind: type[UserError], n_shown: int = 10) -> None:
+        self._kind, self._n_shown = kind, n_shown
+        self._texts: list[str] = []
+        self._n_problems = 0
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Go on after an error inside."""
+        try:
+            yield
+        except self._kind as error:
+            self._n_problems += 1
+            if len(self._texts) < self._n_shown:
+                self._texts.append(str(error))
+
+    def check(self) -> None:
+        """Raise what was noted, as one error."""
+        if not self._n_problems:
+            return
+        more = self._n_problems - len(self._texts)
+        texts = [*(text.removesuffix(".") for text in self._texts[:-1]), self._texts[-1]]
+        if more:
+            texts = [*(text.removesuffix(".") for text in texts), f"and {more} more."]
+        raise self._kind("; ".join(texts))
 
 
 class ConfigError(UserError):
@@ -43,6 +85,20 @@ class PromptError(UserError):
 
 class ImageError(UserError):
     """An image cannot be used; the message names the field or file and says why."""
+
+
+class StudyImageError(ImageError):
+    """An image of a study cannot be used; the message names the study and says why.
+
+    Args:
+        index: the study's index in its source.
+        study_id: its id.
+        problem: a sentence that names the image.
+    """
+
+    def __init__(self, index: int, study_id: str, problem: str) -> None:
+        super().__init__(f"Study {quoted(study_id)}, number {index} of its source, has an unusable image: {problem}")
+        self.index, self.study_id, self.problem = index, study_id, problem
 
 
 class MissingImageError(ImageError, FileNotFoundError):
@@ -93,6 +149,10 @@ class ResultError(UserError):
     """A folder of results cannot be written or read; the message says why and what to do."""
 
 
+class InterpretError(UserError):
+    """Features cannot be explained or scored; the message says why and what to do."""
+
+
 class DashboardError(UserError):
     """Dashboards cannot be made; the message says why and what to do."""
 
@@ -103,6 +163,10 @@ class ViewError(UserError):
 
 class AttributionError(UserError):
     """Features cannot be attributed; the message says why and what to do."""
+
+
+class SteeringError(UserError):
+    """A steering edit, where-clause or experiment cannot be used; the message says why and what to do."""
 
 
 class Interrupted(KeyboardInterrupt):

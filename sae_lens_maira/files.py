@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,7 @@ from sae_lens_maira.errors import UserError
 MARKER = ".sae-lens-maira.json"
 MARKER_VERSION = 1
 _LOCK, _REPLACED = "lock", "replaced"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def default_cache_path() -> Path:
@@ -146,37 +148,95 @@ def list_files(folder: Path) -> list[str]:
 def unfinished_folder(path: Path, error: type[UserError]) -> Iterator[Path]:
     """A folder beside another one, in which this process alone prepares what will be there; it is removed at the end.
 
-    What a killed process left in it is removed first, or put back if it was about to be replaced.
+    What a killed process left in it is removed first, or put back if it was about to be replaced. A full disk becomes
+    one sentence.
 
     Args:
         path: the folder to prepare.
         error: to raise.
 
     Raises:
-        UserError: ``path`` is a link or a mount point, another process prepares it, or its place is taken.
+        UserError: ``path`` is a link or a mount point, another process prepares it, its place is taken, or there is no
+            room.
     """
     if path.is_symlink() or path.is_mount():
         raise error(f"'{path}' is a link or a mount point, which cannot be replaced; give another folder.")
     unfinished = unfinished_path(path)
-    if (
-        unfinished.is_dir()
-        and read_mark(unfinished, "unfinished") is None
-        and list_files(unfinished) not in ([], [_LOCK])
-    ):
+    if unfinished.is_dir() and read_mark(unfinished, "unfinished") is None and _foreign(unfinished):
         raise error(f"'{unfinished}' is in the way and was not written by this package; move it away.")
     with exclusive(unfinished / _LOCK, wait=False) as is_free:
         if not is_free:
             raise error(f"Another process is writing '{path}'; wait for its end, or choose another folder.")
         restore_replaced(path)
-        for left in unfinished.iterdir():
-            if left.name not in (_LOCK, MARKER):
-                shutil.rmtree(left)
-        mark(unfinished, "unfinished")
+        _empty(unfinished)
         try:
+            mark(unfinished, "unfinished")
             yield unfinished
+        except Exception as problem:
+            if not lacks_room(problem):
+                raise
+            raise error(f"'{path}' cannot be written, as the disk is full; make room and run it again.") from problem
         finally:
             restore_replaced(path)
+            _empty(unfinished)
             shutil.rmtree(unfinished)
+
+
+def _empty(unfinished: Path) -> None:
+    """Remove everything but the lock and the mark, without which what is left would pass for someone else's."""
+    for left in unfinished.iterdir():
+        if left.name not in (_LOCK, MARKER):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _foreign(unfinished: Path) -> bool:
+    """Whether a folder without a mark holds more than a process leaves that is killed before it wrote one."""
+    return any(name != _LOCK and not name.startswith(f".{MARKER}.") for name in list_files(unfinished))
+
+
+def lacks_room(error: BaseException) -> bool:
+    """Whether an error says that a disk is full, or a file larger than is allowed; safetensors says it in words."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in _NO_ROOM or any(os.strerror(known) in str(error) for known in _NO_ROOM)
+
+
+def reserve(path: Path, n_bytes: int) -> None:
+    """Make a file of zeros that has its place on the disk.
+
+    Raises:
+        OSError: there is no room.
+    """
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+        else:
+            for start in range(0, n_bytes, 1 << 22):
+                file.write(bytes(min(1 << 22, n_bytes - start)))
+
+
+def link_tree(source: Path, target: Path, without: Collection[str] = ()) -> None:
+    """Make a folder with the same files as another, which are linked, or copied where the disk knows no links.
+
+    Args:
+        source: the folder.
+        target: a new folder.
+        without: names in ``source`` to leave out.
+    """
+
+    def link(file: str, copy: str) -> None:
+        try:
+            os.link(file, copy, follow_symlinks=False)
+        except OSError:
+            shutil.copy2(file, copy)
+
+    is_top = str(source)
+    shutil.copytree(
+        source,
+        target,
+        symlinks=True,
+        copy_function=link,
+        ignore=lambda folder, _: list(without) if folder == is_top else [],
+    )
 
 
 def unfinished_path(path: Path) -> Path:

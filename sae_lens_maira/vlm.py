@@ -81,12 +81,15 @@ class StudyProcessor(Protocol):
     Attributes:
         tokenizer: the checkpoint's tokenizer, with a padding token.
         n_image_tokens: largest number of tokens of one image in a prompt.
+        max_new_tokens: longest report in tokens, unless one asks for another.
     """
 
     @property
     def tokenizer(self) -> Any: ...
     @property
     def n_image_tokens(self) -> int: ...
+    @property
+    def max_new_tokens(self) -> int: ...
 
     def encode(self, study: Study, text: PromptText) -> tuple[TokenIds, TokenIds]:
         """Token ids of a study's full prompt, and the :class:`~sae_lens_maira.data.study.TokenKind` of each.

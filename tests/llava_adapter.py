@@ -31,6 +31,7 @@ class LlavaStudyProcessor:
     """Asks for the findings of a study in a chat of one turn."""
 
     n_image_tokens = N_IMAGE_TOKENS
+    max_new_tokens = 20
 
     def __init__(self, tokenizer: Any, image_processor: Any) -> None:
         self.tokenizer, self._image_processor = tokenizer, image_processor

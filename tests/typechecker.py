@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 LEFT_OUT = {
     "sae_lens_maira.maira2.padding": "its own messages about arguments of a wrong type are tested",
     "sae_lens_maira.maira2.processing": "transformers reads the code object of a processor's `__init__`",
+    "sae_lens_maira.hooked.where": "its own messages about settings of a wrong type are tested",
     "sae_lens_maira.rows.policy": "its own messages about settings of a wrong type are tested",
 }
 

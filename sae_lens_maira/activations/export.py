@@ -86,9 +86,7 @@ def export_for_sae_lens(
         dataset = Dataset.from_file(str(unfinished / "rows" / "all.arrow"))
         dataset.save_to_disk(str(unfinished / "dataset"), num_shards=1)
         del dataset
-        if path.exists():
-            path.rmdir()
-        (unfinished / "dataset").rename(path)
+        (unfinished / "dataset").rename(path)  # an empty folder gives way
     logger.info(
         "'%s': %d contexts of %d tokens for SAE-Lens; the last %d tokens do not fill a context and are left out.",
         path,

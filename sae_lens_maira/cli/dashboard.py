@@ -22,8 +22,9 @@ class DashboardOptions(Settings):
         out: the gallery's folder; a gallery in it is replaced.
         config: a training YAML with model and studies; the SAE's own by default.
         cache: cached activations to read instead of running the model.
-        interpretations: a table of feature, text, score.
-        public: leave out .dashboard.json, which names local paths and lets view make further pages.
+        interpretations: a table of feature, text, score; by default the explanations among the results.
+        results: folders that concepts, interpret, attribute and steer wrote about this SAE.
+        public: keep nothing beside the gallery that lets view make further pages; that file names local paths.
     """
 
     GROUP = "--"
@@ -33,6 +34,7 @@ class DashboardOptions(Settings):
     config: Path | None = None
     cache: Path | None = None
     interpretations: Path | None = None
+    results: tuple[Path, ...] = ()
     public: bool = False
 
     def check(self) -> None:
@@ -55,10 +57,12 @@ def dashboard(options: DashboardOptions, settings: DashboardSettings, training: 
     from sae_lens_maira.activations.read import ActivationCache
     from sae_lens_maira.dashboard.make import make_dashboards
     from sae_lens_maira.dashboard.origin import Origin
+    from sae_lens_maira.dashboard.shown_results import read_results
     from sae_lens_maira.features.interpretations import read_interpretations
     from sae_lens_maira.hooked.loading import load_model
     from sae_lens_maira.sources import open_source
 
+    results = read_results(options.results, options.sae)
     sae = SAE.load_from_disk(options.sae)
     cache = None if options.cache is None else ActivationCache.open(options.cache)
     interpretations = read_interpretations(options.interpretations, sae.cfg.d_sae) if options.interpretations else []
@@ -72,6 +76,7 @@ def dashboard(options: DashboardOptions, settings: DashboardSettings, training: 
         settings,
         cache=cache,
         interpretations=interpretations,
+        results=results,
         origin=None if options.public else origin,
     )
     sys.stdout.write(result.describe() + "\n")

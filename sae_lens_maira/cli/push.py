@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sae_lens_maira.errors import SaeFormatError, printable
+from sae_lens_maira.files import from_json
 from sae_lens_maira.settings import Settings
 
 
@@ -45,7 +46,7 @@ def push(options: PushOptions) -> None:
         sae_id=options.name,
         public=options.public,
         dry_run_path=options.dry_run,
-        licence=options.license,
+        license=options.license,
         note=options.note,
         metrics=_scores(options.source, options.name),
     )
@@ -57,6 +58,17 @@ def _scores(source: Path, name: str | None) -> dict[str, dict[str, float]]:
     """The scores that training wrote beside each SAE, for the model card."""
     paths = [*source.glob("scores.json"), *source.glob("*/scores.json")]
     return {
-        (name or path.parent.name) if path.parent == source else path.parent.name: json.loads(path.read_text())
-        for path in paths
+        (name or path.parent.name) if path.parent == source else path.parent.name: _read_scores(path) for path in paths
     }
+
+
+def _read_scores(path: Path) -> dict[str, float]:
+    try:
+        values = from_json(path.read_bytes())
+        if not isinstance(values, dict) or not all(type(value) in (int, float) for value in values.values()):
+            raise ValueError("it holds something other than numbers by name")
+    except (ValueError, OSError) as error:
+        raise SaeFormatError(
+            f"'{path}' is not what training wrote ({printable(error)}); move it away to share the SAE without scores."
+        ) from error
+    return values

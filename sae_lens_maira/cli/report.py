@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sae_lens_maira.errors import printable_lines
 from sae_lens_maira.settings import AtLeastOne, ModelConfig, Settings
 
 
@@ -42,6 +43,7 @@ class ReportOptions(Settings):
 
 def report(options: ReportOptions) -> None:
     """Write the findings of one study. Without MAIRA-2's weights, try --model phantom."""
+    from sae_lens_maira.data.image_files import open_image
     from sae_lens_maira.hooked.loading import load_generator
     from sae_lens_maira.maira2 import FindingsPrompt
 
@@ -55,9 +57,12 @@ def report(options: ReportOptions) -> None:
         prior_report=options.prior_report,
         grounded=options.grounded,
     )
+    for name, path in {"frontal": options.frontal, "lateral": options.lateral, "prior": options.prior}.items():
+        if path is not None:
+            open_image(path, f"{name} image")  # before the model, which takes minutes
     model, processor = load_generator(options.model)
     inputs = processor(prompt).to(model.device)
     max_new_tokens = options.max_new_tokens or prompt.max_new_tokens
     output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     (text,) = processor.decode_reports(output, inputs["input_ids"])
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable_lines(text) + "\n")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sae_lens_maira.data.source import SourceConfig, StudySource
-from sae_lens_maira.errors import SourceError
+from sae_lens_maira.errors import SourceError, printable_lines
 from sae_lens_maira.files import replacing
 from sae_lens_maira.settings import ModelConfig, Settings
 from sae_lens_maira.sources import open_source
@@ -52,7 +52,7 @@ def studies(options: StudiesOptions) -> None:
         summary = summarize(
             source, studies, lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]), "tokens"
         )
-    sys.stdout.write(summary.describe() + "\n")
+    sys.stdout.write(printable_lines(summary.describe()) + "\n")
     if options.contact_sheet is not None:
         _write_contact_sheet(source, options.contact_sheet)
 

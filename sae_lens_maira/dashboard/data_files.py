@@ -8,6 +8,7 @@ value)`` with plain JSON:
 ``data/hierarchy.js``      ``hierarchy``: the finer features inside each feature, and the share of each
 ``data/features/3.js``     ``features/3``: details of 64 features
 ``data/studies/17.js``     ``studies/17``: tokens, labels, images, and the strongest features at each token
+``data/results.js``        ``results``: figures of features and tables, from the other verbs' results
 ``data/serving.js``        ``serving``: whether a server makes standard pages on demand
 ``images/17-frontal.webp`` an image
 ``pages/feature_3.html``   sae-dashboard's page

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from sae_lens_maira.activations.decode_ahead import IMAGE_NAMES
 from sae_lens_maira.data.study import VIEWS, LazyImage, Study, View
 from sae_lens_maira.errors import ImageError
-from sae_lens_maira.maira2.images import to_stretched_grey
+from sae_lens_maira.maira2.images import to_stretched_gray
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +32,12 @@ def write_image(image: LazyImage | Image, path: Path, size: int) -> tuple[int, i
         ImageError: the image cannot be used.
         OSError: it cannot be read.
     """
-    grey = to_stretched_grey(image)
-    grey.thumbnail((size, size))
+    gray = to_stretched_gray(image)
+    gray.thumbnail((size, size))
     unfinished = path.with_suffix(".tmp")
-    grey.save(unfinished, "WEBP", quality=_QUALITY, method=_EFFORT)
+    gray.save(unfinished, "WEBP", quality=_QUALITY, method=_EFFORT)
     unfinished.replace(path)
-    return grey.size
+    return gray.size
 
 
 class ImageWriter:

@@ -20,9 +20,10 @@ from sae_lens_maira.activations.header import check_cache_fits
 from sae_lens_maira.activations.live import LiveActivations, StudyProgress
 from sae_lens_maira.dashboard.gallery import GalleryText, write_features, write_index, write_static, write_studies
 from sae_lens_maira.dashboard.images import ImageWriter
-from sae_lens_maira.dashboard.origin import Origin
+from sae_lens_maira.dashboard.origin import Origin, origin_path
 from sae_lens_maira.dashboard.own_folder import check_replaceable, mark_gallery
 from sae_lens_maira.dashboard.settings import DashboardSettings
+from sae_lens_maira.dashboard.shown_results import explanations, write_results
 from sae_lens_maira.dashboard.standard.neuronpedia import write_neuronpedia
 from sae_lens_maira.dashboard.standard.pages import write_pages
 from sae_lens_maira.data.study import Study, View
@@ -34,6 +35,7 @@ from sae_lens_maira.features.table import compute_table
 from sae_lens_maira.files import replace_folder, unfinished_folder
 from sae_lens_maira.hooked import HookedVisionLanguageModel
 from sae_lens_maira.hooked.identity import check_sae_fits, public_model_name
+from sae_lens_maira.results import Result
 
 if TYPE_CHECKING:
     from sae_lens_maira.activations import ActivationCache
@@ -83,6 +85,7 @@ class _Request:
     settings: DashboardSettings
     cache: ActivationCache | None
     interpretations: Sequence[Interpretation]
+    results: Sequence[Result]
     show_progress: bool
 
 
@@ -94,6 +97,7 @@ def make_dashboards(
     *,
     cache: ActivationCache | None = None,
     interpretations: Sequence[Interpretation] = (),
+    results: Sequence[Result] = (),
     origin: Origin | None = None,
     show_progress: bool = True,
 ) -> DashboardResult:
@@ -105,7 +109,9 @@ def make_dashboards(
         path: the gallery's folder; an existing gallery there is replaced.
         settings: what to make.
         cache: activations of the model's studies, read instead of running the model.
-        interpretations: interpretations of features.
+        interpretations: interpretations of features; by default those of ``results``.
+        results: what the other verbs found out about the features, as
+            :func:`~sae_lens_maira.dashboard.shown_results.read_results` opens it.
         origin: what ``sae-lens-maira view`` needs to make further pages.
         show_progress: whether to show progress bars.
 
@@ -115,7 +121,7 @@ def make_dashboards(
         MissingPackageError: sae-dashboard is not installed.
         Interrupted: Ctrl-C while the model ran; nothing is left of the new gallery.
     """
-    request = _Request(sae, model, settings or DashboardSettings(), cache, interpretations, show_progress)
+    request = _Request(sae, model, settings or DashboardSettings(), cache, interpretations, results, show_progress)
     request.settings.check_packages()
     check_replaceable(path)
     check_sae_fits(sae, model)
@@ -123,11 +129,13 @@ def make_dashboards(
         scratch, made = folder / "scratch", folder / "gallery"
         made.mkdir()
         result = _make(request, path, scratch, made)
-        if origin is not None:
-            origin.write(made)
-        mark_gallery(made)
+        mark_gallery(made, None if origin is None else origin.gallery_id)
         check_replaceable(path)
         replace_folder(made, path)
+        if origin is None:
+            origin_path(path).unlink(missing_ok=True)
+        else:
+            origin.write(path)
     return result
 
 
@@ -202,7 +210,9 @@ def _make(request: _Request, path: Path, scratch: Path, made: Path) -> Dashboard
         write_static(made)
         text = gallery_text(settings, subject, shareable)
         pages = settings.page_list(table.n_features, table.strongest_features(table.n_features)) if shown.any() else []
-        write_index(made, subject, table, text, pages, request.interpretations, shown)
+        meanings = request.interpretations or explanations(request.results)
+        write_index(made, subject, table, text, pages, meanings, shown)
+        write_results(made, request.results, table.n_features)
         write_features(made, subject, table, show_progress=show_progress)
         write_studies(made, subject, table, studies, images, shown, show_progress=show_progress)
     if pages:
@@ -255,8 +265,9 @@ def _neuronpedia(
     show_progress: bool,
 ) -> list[Path]:
     """Write Neuronpedia's files from shareable studies only, whatever the gallery shows."""
-    if not shareable.any():
-        logger.warning("No study is shareable, so nothing was written for Neuronpedia.")
+    if not shareable.any() or not features:
+        lacking = "No feature fires" if shareable.any() else "No study is shareable"
+        logger.warning("%s, so nothing was written for Neuronpedia.", lacking)
         return []
     public = Subject(subject.sae, subject.model, subject.recording.only(shareable))
     dataset = subject.sae.cfg.metadata.get("dataset_path") or ""

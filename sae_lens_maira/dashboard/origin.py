@@ -1,20 +1,19 @@
-"""What a gallery was made from, so that ``view`` can make further pages: ``.dashboard.json`` in its folder.
+"""What a gallery was made from, so that ``view`` can make further pages: ``.gallery.origin.json`` beside ``gallery/``.
 
-It names local paths and is not served. Delete it before the folder is shared, or leave it out from the start with
-``sae-lens-maira dashboard --public``.
+It names local paths and decides what ``view`` loads, so it lies outside the folder: a gallery that is copied, packed or
+published leaves it behind, and one that comes from elsewhere brings none. The gallery's mark and this file carry the
+same id, so that neither is taken for another one's.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from sae_lens_maira.errors import ViewError
-from sae_lens_maira.files import write_text
-
-ORIGIN = ".dashboard.json"
+from sae_lens_maira.files import from_json, to_json, write_text
 
 
 @dataclass(frozen=True)
@@ -40,24 +39,35 @@ class Origin:
         name = model.get("name") if isinstance(model, dict) else None
         return isinstance(name, str) and (name == "phantom" or Path(name).expanduser().is_dir())
 
+    @property
+    def gallery_id(self) -> str:
+        """Connects this with its gallery."""
+        return hashlib.sha256(to_json(asdict(self)).encode()).hexdigest()[:16]
+
     def write(self, folder: Path) -> None:
         """Keep this beside a gallery."""
-        write_text(folder / ORIGIN, json.dumps(asdict(self), indent=1))
+        write_text(origin_path(folder), to_json({**asdict(self), "gallery_id": self.gallery_id}))
 
     @classmethod
-    def read(cls, folder: Path) -> Origin | None:
-        """What a gallery was made from; None if it does not say.
+    def read(cls, folder: Path, gallery_id: str | None) -> Origin | None:
+        """What a gallery was made from; None if that is not known here.
+
+        Args:
+            folder: the gallery's folder.
+            gallery_id: as its mark gives it.
 
         Raises:
             ViewError: the file is not one of ours.
         """
-        path = folder / ORIGIN
+        path = origin_path(folder)
         if not path.is_file():
             return None
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = dict(from_json(path.read_bytes()))
+            if values.pop("gallery_id", None) != gallery_id:
+                return None
             unknown = set(values) - {entry.name for entry in fields(cls)}
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError) as error:
             raise ViewError(f"'{path}' cannot be read ({error}); delete it.") from error
         if unknown or "sae" not in values:
             raise ViewError(f"'{path}' was written by another version; delete it, or make the gallery again.")
@@ -71,3 +81,9 @@ class Origin:
         if not is_typed or "\0" in f"{found.sae}{found.cache}":
             raise ViewError(f"'{path}' holds values of other types than were written; delete it.")
         return found
+
+
+def origin_path(folder: Path) -> Path:
+    """Where a gallery's origin is kept."""
+    place = folder.absolute()
+    return place.parent / f".{place.name}.origin.json"

@@ -12,9 +12,14 @@ KIND = "gallery"
 _ADDED_WHILE_VIEWED = re.compile(r"pages/feature_\d+\.html|data/index\.tmp")
 
 
-def mark_gallery(folder: Path) -> None:
-    """Write down which files a complete gallery has."""
-    mark(folder, KIND, files=list_files(folder))
+def mark_gallery(folder: Path, gallery_id: str | None) -> None:
+    """Write down which files a complete gallery has, and the id of its origin, if it keeps one."""
+    mark(folder, KIND, files=list_files(folder), id=gallery_id)
+
+
+def gallery_id(folder: Path) -> str | None:
+    """The id of a gallery's origin, by its mark."""
+    return (read_mark(folder, KIND) or {}).get("id")
 
 
 def check_replaceable(path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import html
+import json
 import logging
 import re
 import threading
@@ -23,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from sae_lens_maira.dashboard.data_files import INDEX, SERVING, script
 from sae_lens_maira.dashboard.origin import Origin
-from sae_lens_maira.errors import ViewError
+from sae_lens_maira.dashboard.own_folder import gallery_id
+from sae_lens_maira.dashboard.playground import FILES, STEER, Playground, static_file
+from sae_lens_maira.errors import UserError, ViewError
 from sae_lens_maira.files import restore_replaced
 
 if TYPE_CHECKING:
@@ -64,8 +67,9 @@ class GalleryServer(ThreadingHTTPServer):
         if not (folder / INDEX).is_file():
             raise ViewError(f"'{folder}' holds no gallery; make one with sae-lens-maira dashboard SAE --out FOLDER.")
         self.folder = folder.resolve()
-        origin = Origin.read(self.folder)
+        origin = Origin.read(self.folder, gallery_id(self.folder))
         self.maker = self._maker(origin)
+        self.playground = None if origin is None or self._missing(origin) else Playground(self.folder, origin)
         self.missing = self._missing(origin)
         try:
             super().__init__((HOST, port), _Handler)
@@ -194,6 +198,9 @@ class _Handler(SimpleHTTPRequestHandler):
         if path == f"/{SERVING}":
             self._send(HTTPStatus.OK, "text/javascript", script("serving", self.server.maker is not None))
             return True
+        if self.server.playground is not None and path in (*FILES, STEER):
+            self._play(path)
+            return True
         wanted = _PAGE.fullmatch(path)
         if wanted is None or (self.server.folder / path[1:]).is_file():
             return False
@@ -211,6 +218,18 @@ class _Handler(SimpleHTTPRequestHandler):
             self._explain(HTTPStatus.NOT_FOUND, f"The page could not be made: {error}")
             return True
         return False
+
+    def _play(self, path: str) -> None:
+        """Answer a request for the playground: its files, or a pair of reports."""
+        if path != STEER:
+            self._send(HTTPStatus.OK, FILES[path], static_file(path))
+            return
+        try:
+            query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+            status, answer = HTTPStatus.OK, self.server.playground.steer(query)
+        except UserError as error:
+            status, answer = HTTPStatus.BAD_REQUEST, {"error": str(error)}
+        self._send(status, "application/json", json.dumps(answer))
 
     def _explain(self, status: HTTPStatus, text: str) -> None:
         page = f"<!doctype html><meta charset=utf-8><title>No page</title><p>{html.escape(text)}</p>\n"

@@ -43,6 +43,8 @@ class DashboardSettings(Settings):
 
     def check(self) -> None:
         parse_page_choice(self.pages)
+        if self.neuronpedia and self.pages == "none":
+            raise DashboardError("neuronpedia writes the features that pages names, and pages is none; name some.")
 
     def check_packages(self) -> None:
         """Refuse pages that need sae-dashboard if it is not installed.

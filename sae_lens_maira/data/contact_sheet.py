@@ -58,7 +58,7 @@ def _draw_images(sheet: Image, draw: ImageDraw, study: Study, left: int, top: in
 
 
 def _to_8_bits(image: Image) -> Image:
-    """8-bit grey; deeper images, which Pillow would clip to white, are stretched first."""
+    """8-bit gray; deeper images, which Pillow would clip to white, are stretched first."""
     from sae_lens_maira.data.image_files import DEEP_MODES
 
     if image.mode not in DEEP_MODES:

@@ -1,4 +1,4 @@
-"""DICOM radiographs as grey images, through pydicom (the ``dicom`` extra)."""
+"""DICOM radiographs as gray images, through pydicom (the ``dicom`` extra)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from sae_lens_maira.data.image_files import check_n_pixels
-from sae_lens_maira.errors import ImageError, MissingPackageError, UserError
+from sae_lens_maira.data.image_files import check_n_pixels, missing_pydicom
+from sae_lens_maira.errors import ImageError, UserError
 
 LUMA: Float[np.ndarray, " colours"] = np.array([0.299, 0.587, 0.114])
-"""Weights of red, green and blue in grey: ITU-R 601-2, as in PIL's conversion."""
+"""Weights of red, green and blue in gray: ITU-R 601-2, as in PIL's conversion."""
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _MAX_INFLATED = 1 << 26
 """Most bytes of a file that is deflated as a whole, which pydicom inflates at once: twice a large radiograph's."""
@@ -32,7 +32,7 @@ def decode_dicom(content: bytes, name: str) -> Image.Image:
         name: what to call the image in errors.
 
     Returns:
-        grey, in mode ``F``.
+        gray, in mode ``F``.
 
     Raises:
         ImageError: the file is no readable DICOM image.
@@ -42,7 +42,7 @@ def decode_dicom(content: bytes, name: str) -> Image.Image:
         import pydicom
         from pydicom.pixels.utils import pixel_array
     except ImportError as error:
-        raise MissingPackageError(f"Reading the {name} needs pydicom: pip install 'sae-lens-maira[dicom]'.") from error
+        raise missing_pydicom(name) from error
     from io import BytesIO
 
     try:
@@ -83,14 +83,14 @@ def _displayed(pixels: np.ndarray, dataset: Any) -> Float[np.ndarray, "height wi
 
 
 def _luma(pixels: np.ndarray) -> Float[np.ndarray, "height width"] | None:
-    """Colours as grey; None for what is no RGB."""
+    """Colours as gray; None for what is no RGB."""
     if pixels.ndim != 3 or pixels.shape[-1] != 3:
         return None
     plane = np.empty(pixels.shape[:2], dtype=np.float32)
-    colours, grey = np.ascontiguousarray(pixels).reshape(-1, 3), plane.reshape(-1)
+    colours, gray = np.ascontiguousarray(pixels).reshape(-1, 3), plane.reshape(-1)
     for start in range(0, len(colours), _BLOCK):
         block = slice(start, start + _BLOCK)
-        grey[block] = colours[block].astype(np.float64) @ LUMA
+        gray[block] = colours[block].astype(np.float64) @ LUMA
     return plane
 
 

@@ -22,14 +22,14 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from PIL import Image
 
-from sae_lens_maira.errors import ImageError, MissingImageError, UserError
+from sae_lens_maira.errors import ImageError, MissingImageError, MissingPackageError, UserError
 
 MAX_PIXELS = 1 << 26
 """Largest image in pixels, 8192 x 8192; the largest X-ray detectors have half of it. Below Pillow's own limit."""
 MAX_BYTES = 1 << 28
 """Largest image file in bytes: 256 MiB."""
 MAX_MEMORY = 3 << 29
-"""Most memory in bytes, 1.5 GiB, that one image takes from a file to stretched 8-bit grey."""
+"""Most memory in bytes, 1.5 GiB, that one image takes from a file to stretched 8-bit gray."""
 DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 """Pillow's modes of more than 8 bits, which its own conversion to 8 bits would clip to white."""
 
@@ -100,6 +100,11 @@ def decode_image(content: bytes, name: str, file_name: str | Path = "") -> Image
             image.load()
     image.filename = str(file_name)  # pyright: ignore[reportAttributeAccessIssue]
     return image
+
+
+def missing_pydicom(name: str) -> MissingPackageError:
+    """The error for a DICOM image that cannot be read here."""
+    return MissingPackageError(f"Reading the {name} needs pydicom: pip install 'sae-lens-maira[dicom]'.")
 
 
 def name_with_file(image: Image.Image, name: str) -> str:

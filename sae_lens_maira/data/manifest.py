@@ -31,18 +31,20 @@ import hashlib
 import json
 import math
 from codecs import BOM_UTF8
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from sae_lens_maira.data.delimited import read_delimited
 from sae_lens_maira.data.source import StudySource
 from sae_lens_maira.data.study import SECTIONS, VIEWS, Change, FileImage, Label, Presence, Study, View, find_unwritable
-from sae_lens_maira.errors import ManifestError, printable, quoted
+from sae_lens_maira.errors import ManifestError, Problems, printable, quoted
 from sae_lens_maira.files import from_json
 
 _COLUMNS = {"study_id", "patient_id", "view", "acquired_at", "labels", "shareable", *VIEWS, *SECTIONS}
+_DICOM_ENDINGS = {".dcm", ".dicom"}
 
 
 class ManifestSource(StudySource):
@@ -72,22 +74,40 @@ def read_manifest(path: Path) -> list[Study]:
     """Read all studies of a table; no image is opened.
 
     Raises:
-        ManifestError: the table is missing or malformed, an image is missing, or a study is given twice.
+        ManifestError: the table is missing or malformed, images are missing, or a study is given twice.
+        MissingPackageError: there are DICOM images, and pydicom is not installed.
     """
     if not path.is_file():
         raise ManifestError(f"There is no manifest '{path}'.")
     studies: list[Study] = []
     seen: set[str] = set()
+    problems = Problems(ManifestError)
     for line, values in _rows(path):
         where = f"'{path}' {'row' if path.suffix == '.parquet' else 'line'} {line}"
-        study = _study(values, path, where)
-        if study.study_id in seen:
-            raise ManifestError(f"{where}: the study {quoted(study.study_id)} was given before.")
-        seen.add(study.study_id)
-        studies.append(study)
+        with problems.noted():
+            study = _study(values, path, where)
+            if study.study_id in seen:
+                raise ManifestError(f"{where}: the study {quoted(study.study_id)} was given before.")
+            seen.add(study.study_id)
+            studies.append(study)
+    problems.check()
+    _check_packages(studies)
     if not studies:
         raise ManifestError(f"The manifest '{path}' holds no studies.")
     return studies
+
+
+def _check_packages(studies: Sequence[Study]) -> None:
+    """Name the package that DICOM images need before anything large is loaded."""
+    if find_spec("pydicom") is not None:
+        return
+    from sae_lens_maira.data.image_files import missing_pydicom
+
+    for study in studies:
+        for view in VIEWS:
+            image = getattr(study, view)
+            if isinstance(image, FileImage) and Path(image.path).suffix.lower() in _DICOM_ENDINGS:
+                raise missing_pydicom(f"{view} image '{image.path}'")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

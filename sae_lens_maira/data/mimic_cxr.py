@@ -20,32 +20,26 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from errno import EINVAL
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
-from zipfile import BadZipFile, ZipFile
+from typing import Literal
 
 from tqdm.auto import tqdm
 
+from sae_lens_maira.data.mimic_reports import find_tree, open_reports, patient_folder
 from sae_lens_maira.data.mimic_tables import ImageRow, ListedStudy, find_table, read_labels, read_metadata, read_split
 from sae_lens_maira.data.sections import ReportSections, parse_sections
 from sae_lens_maira.data.source import MimicCxrConfig, StudySource
 from sae_lens_maira.data.study import FileImage, Label, Study
-from sae_lens_maira.errors import SourceError, printable
+from sae_lens_maira.errors import Problems, SourceError
 
 logger = logging.getLogger(__name__)
 
-_ZIP_ERRORS = (BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, ValueError, struct.error, zlib.error)
-_LARGEST_REPORT = 1 << 20
-_ZIP = "mimic-cxr-reports.zip"
 _N_READERS = 16  # threads that read reports and file sizes; most of their time is spent waiting for the disk
 
 
@@ -76,7 +70,8 @@ class MimicCxrSource(StudySource):
 
     def __init__(self, config: MimicCxrConfig) -> None:
         folder = Path(config.path)
-        self._images = _tree(folder, "MIMIC-CXR-JPG's images")
+        _check_whole(folder, config)
+        self._images = find_tree(folder, "MIMIC-CXR-JPG's images")
         self._reports = open_reports(folder, None if config.reports is None else Path(config.reports))
         self._substitutes = config.missing_findings == "substitute"
         labels_path = find_table(folder, config.labels)
@@ -139,7 +134,7 @@ class MimicCxrSource(StudySource):
         return sections.findings or (sections.substitute if self._substitutes else None)
 
     def _image_path(self, study: _Entry | ListedStudy, image: ImageRow) -> Path:
-        return self._images / _patient_folder(study.subject_id) / f"s{study.study_id}" / f"{image.dicom_id}.jpg"
+        return self._images / patient_folder(study.subject_id) / f"s{study.study_id}" / f"{image.dicom_id}.jpg"
 
     def _examine(self, study: ListedStudy) -> _Entry:
         sizes = {image: size for image in study.images if (size := self._size(study, image)) is not None}
@@ -166,83 +161,6 @@ class MimicCxrSource(StudySource):
             return self._image_path(study, image).stat().st_size
         except FileNotFoundError:
             return None
-
-
-class ReportFolder:
-    """Reports as files."""
-
-    def __init__(self, tree: Path) -> None:
-        self._tree = tree
-
-    def read(self, subject_id: str, study_id: str) -> str | None:
-        """A study's report; None if there is none."""
-        try:
-            return (self._tree / _patient_folder(subject_id) / f"s{study_id}.txt").read_text("utf-8", errors="replace")
-        except FileNotFoundError:
-            return None
-
-
-class ReportZip:
-    """Reports inside ``mimic-cxr-reports.zip``. A copy in another process opens the archive again."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._zip: ZipFile | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_zip": None}
-
-    def open(self) -> ZipFile:
-        """The archive.
-
-        Raises:
-            SourceError: it cannot be read.
-        """
-        if self._zip is None:
-            try:
-                self._zip = ZipFile(self._path)
-            except _ZIP_ERRORS as error:
-                raise SourceError(f"'{self._path}' is not a complete zip archive ({printable(error)}).") from error
-        return self._zip
-
-    def read(self, subject_id: str, study_id: str) -> str | None:
-        """A study's report; None if there is none.
-
-        Raises:
-            SourceError: the archive is damaged.
-        """
-        name = f"files/{_patient_folder(subject_id)}/s{study_id}.txt"
-        archive = self.open()
-        try:
-            n_bytes = archive.getinfo(name).file_size
-        except KeyError:
-            return None
-        if n_bytes > _LARGEST_REPORT:
-            raise SourceError(f"'{name}' in '{self._path}' has {n_bytes} bytes; no report is that long.")
-        try:
-            return archive.read(name).decode("utf-8", errors="replace")
-        except _ZIP_ERRORS as error:
-            if isinstance(error, OSError) and error.errno not in (None, EINVAL):
-                raise  # the disk's trouble, not the archive's
-            raise SourceError(
-                f"'{name}' in '{self._path}' is damaged ({printable(error)}); download the archive again."
-            ) from error
-
-
-def open_reports(images_path: Path, path: Path | None) -> ReportFolder | ReportZip:
-    """The reports at a path, or beside the images if no path is given.
-
-    Raises:
-        SourceError: there are none.
-    """
-    if path is None:
-        beside = images_path / _ZIP
-        path = beside if beside.is_file() else images_path
-    if path.is_file():
-        reports = ReportZip(path)
-        reports.open()
-        return reports
-    return ReportFolder(_tree(path, "MIMIC-CXR's reports"))
 
 
 def choose(images: Iterable[ImageRow], views: Sequence[Literal["PA", "AP", "lateral"]]) -> ImageRow | None:
@@ -278,16 +196,17 @@ def _prior_report(sections: ReportSections) -> str | None:
     return " ".join(text for text in said if text) or None
 
 
-def _patient_folder(subject_id: str) -> str:
-    return f"p{subject_id[:2]}/p{subject_id}"
-
-
-def _tree(path: Path, what: str) -> Path:
-    """The folder that holds ``p10`` and so on: ``files`` in the given folder, or the given folder itself."""
-    for folder in (path / "files", path):
-        if folder.is_dir() and next(folder.glob("p[0-9]*"), None) is not None:
-            return folder
-    raise SourceError(f"'{path}' does not hold {what}: it has no folder such as files/p10.")
+def _check_whole(folder: Path, config: MimicCxrConfig) -> None:
+    """Refuse a copy that lacks something, and name all that it lacks."""
+    problems = Problems(SourceError)
+    with problems.noted():
+        find_tree(folder, "MIMIC-CXR-JPG's images")
+    with problems.noted():
+        open_reports(folder, None if config.reports is None else Path(config.reports))
+    for name in ("metadata", *(() if config.split is None else ("split",))):
+        with problems.noted():
+            _need_table(folder, name)
+    problems.check()
 
 
 def _need_table(folder: Path, name: str) -> Path:

@@ -29,7 +29,7 @@ from uuid import uuid4
 from sae_lens_maira.data.archives import DamagedArchive, check_end, is_gzip, read_members
 from sae_lens_maira.data.study import FileImage, LazyImage
 from sae_lens_maira.errors import SourceError
-from sae_lens_maira.files import default_cache_path
+from sae_lens_maira.files import default_cache_path, from_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -107,7 +107,7 @@ def _unpacked(archive: Path, keys: Collection[str]) -> dict[str, Path]:
     identity = json.dumps([archive.name, status.st_size, status.st_mtime_ns])
     folder = default_cache_path() / "openi-images" / hashlib.sha256(identity.encode()).hexdigest()[:24]
     marker = folder / _MARKER
-    names: dict[str, str | None] = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
+    names = _unpacked_names(marker)
     whole = all((folder / name).is_file() for name in names.values() if name is not None)
     if not whole or not names.keys() >= set(keys):
         folder.mkdir(parents=True, exist_ok=True)
@@ -124,6 +124,21 @@ def _unpacked(archive: Path, keys: Collection[str]) -> dict[str, Path]:
     n_bytes = sum(file.stat().st_size for file in files.values())
     logger.info("%d images of '%s' (%s) are in '%s'.", len(files), archive.name, _megabytes(n_bytes), folder)
     return files
+
+
+def _unpacked_names(marker: Path) -> dict[str, str | None]:
+    """The file name of each image by key, None for one that the archive lacks; empty if that is not known."""
+    try:
+        names = from_json(marker.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(names, dict):
+        return {}
+    return {key: name for key, name in names.items() if name is None or (isinstance(name, str) and _is_bare(name))}
+
+
+def _is_bare(name: str) -> bool:
+    return Path(name).name == name
 
 
 def _unpack(archive: Path, folder: Path, keys: Collection[str]) -> dict[str, str]:

@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Float, Integer
 from scipy.sparse import csr_array
 
+from sae_lens_maira.files import reserve
+
 CHUNK = 1 << 22
 """Entries that are processed at a time."""
 
@@ -139,6 +141,11 @@ def _mapped(folder: Path, n_entries: int, mode: str = "w+") -> tuple[np.ndarray,
     if n_entries == 0:
         return np.zeros(0, np.int32), np.zeros(0, np.float32)
     shape = (n_entries,)
+    if mode == "w+":
+        # A page of a map that finds no room on the disk would kill the process.
+        for name in ("columns.i4", "values.f4"):
+            reserve(folder / name, 4 * n_entries)
+        mode = "r+"
     columns = np.memmap(folder / "columns.i4", np.int32, mode=mode, shape=shape)  # pyright: ignore[reportCallIssue, reportArgumentType]
     values = np.memmap(folder / "values.f4", np.float32, mode=mode, shape=shape)  # pyright: ignore[reportCallIssue, reportArgumentType]
     return columns, values

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from sae_lens_maira.data.study import Label, TokenKind
 from sae_lens_maira.features.firings import encode, folded_copy, study_maxima
 from sae_lens_maira.features.labels import LabelFit, fit_labels
-from sae_lens_maira.features.sparse import n_columns, transposed
+from sae_lens_maira.features.sparse import n_columns, n_rows, transposed
 from sae_lens_maira.features.statistics import (
     FeatureCounts,
     LogitEffects,
@@ -28,6 +28,9 @@ from sae_lens_maira.features.statistics import (
     strongest,
 )
 from sae_lens_maira.features.subject import Subject
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 N_TOP_TOKENS = 5
 _TOKEN_SAMPLE = 32
@@ -67,6 +70,31 @@ class FeatureTable:
     @property
     def n_features(self) -> int:
         return len(self.groups)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per feature: its number (the index), group, counts, strongest activation, and best label.
+
+        ``density`` is the share of tokens at which it fires; ``n_findings`` and the like count these tokens by kind.
+        """
+        import pandas as pd
+
+        counts, best = self.counts, [fits[0] if fits else None for fits in self.labels]
+        by_kind = {
+            f"n_{kind.name.lower()}": counts.by_kind[:, kind]
+            for kind in TokenKind
+            if kind is not TokenKind.PAD and kind < counts.by_kind.shape[1]
+        }
+        columns: dict[str, Any] = {
+            "group": self.groups,
+            "density": counts.n_firing / n_rows(self.firings),
+            "n_firing": counts.n_firing,
+            "largest": counts.largest,
+            "mean": counts.mean,
+            **by_kind,
+            "label": [None if fit is None else fit.label for fit in best],
+            "auroc": [None if fit is None else fit.auroc for fit in best],
+        }
+        return pd.DataFrame(columns, index=pd.RangeIndex(self.n_features, name="feature"))
 
     def strongest_features(self, n_features: int) -> list[int]:
         """The features with the strongest activations, strongest first; dead features are left out."""

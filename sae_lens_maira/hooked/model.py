@@ -14,17 +14,21 @@ Hook points are those of TransformerLens, and so are ``run_with_hooks``, ``run_w
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, overload
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_lens_maira.data.study import Study
-from sae_lens_maira.errors import HookPointError, RowError
+from sae_lens_maira.errors import HookPointError, RowError, SteeringError
 from sae_lens_maira.hooked.bound import AnyTokens, Tokens
+from sae_lens_maira.hooked.edits import Edit
 from sae_lens_maira.hooked.points import gather, hidden_states, is_active, torch_hooks, visit
 from sae_lens_maira.hooked.saes import SpliceableModel
+from sae_lens_maira.hooked.steered import Steering, edited_sites, make_steering
+from sae_lens_maira.hooked.where import Where
 from sae_lens_maira.rows.reader import FullInputs
 from sae_lens_maira.rows.row import PAD_POSITION
 
@@ -62,6 +66,8 @@ class HookedVisionLanguageModel(SpliceableModel):
         tokenizer: the checkpoint's tokenizer, which also reads rows.
         cfg: sizes, with TransformerLens' names.
     """
+
+    _steering: Steering | None = None
 
     @overload
     def forward(
@@ -122,7 +128,7 @@ class HookedVisionLanguageModel(SpliceableModel):
         loss = self._loss(logits, tokens, inputs.predicting_positions, loss_per_token)
         return loss if return_type == "loss" else (logits, loss)
 
-    def generate(self, studies: Study | Sequence[Study], max_new_tokens: int = 300, **kwargs: Any) -> list[str]:
+    def generate(self, studies: Study | Sequence[Study], max_new_tokens: int | None = None, **kwargs: Any) -> list[str]:
         """Write reports, with the hooks that are active in a ``with model.hooks(...)`` block applied at every step.
 
         In the prompt, hooks see the rows' kept positions; after it, each new token, as (batch, 1, d_model). Generation
@@ -131,18 +137,55 @@ class HookedVisionLanguageModel(SpliceableModel):
 
         Args:
             studies: the studies to report on; the model does not see their findings.
-            max_new_tokens: largest number of tokens of a report.
+            max_new_tokens: largest number of tokens of a report; that of the model's own examples if None.
             kwargs: as for transformers' ``generate``.
         """
         questions = self.reader.for_generation([studies] if isinstance(studies, Study) else list(studies))
         inputs = questions.to(self.cfg.device)
         module: Any = self.vlm.module
         self._refuse_masks()
-        with torch_hooks(self.vlm, self.hook_image_embeds, self.blocks, inputs.positions):
-            output = module.generate(
-                **inputs.model_inputs, **{"do_sample": False, "max_new_tokens": max_new_tokens, **kwargs}
-            )
+        changes = {} if self._steering is None else self._steering.changes(inputs)
+        longest = max_new_tokens or self.vlm.processor.max_new_tokens
+        settings = {"do_sample": False, "max_new_tokens": longest, **kwargs}
+        with (
+            edited_sites(self.vlm, changes),
+            torch_hooks(self.vlm, self.hook_image_embeds, self.blocks, inputs.positions),
+        ):
+            output = module.generate(**inputs.model_inputs, **settings)
         return self.vlm.processor.decode(output, inputs.model_inputs["input_ids"])
+
+    @contextmanager
+    def steered(
+        self,
+        edits: Sequence[Edit],
+        where: Where | None = None,
+        *,
+        saes: Any = None,
+        strengths: Tensor | Mapping[str, Tensor] | None = None,
+    ) -> Iterator[Steering]:
+        """Edit latents or directions in a ``with`` block, at every position that ``where`` chooses.
+
+        Args:
+            edits: what to do, such as ``[Add(feature=139, dose=2)]``; see :mod:`sae_lens_maira.hooked.edits`.
+            where: the positions; everywhere if None.
+            saes: the SAE whose latents are edited, or several; those attached to the model if None.
+            strengths: the unit of doses for each latent; measured on the model's first 64 studies if None.
+
+        Yields:
+            what is done, and how many positions it has reached so far.
+
+        Raises:
+            SteeringError: a latent, dose, direction or hook point is wrong.
+            SaeMismatch: an SAE belongs to another model.
+        """
+        if self._steering is not None:
+            raise SteeringError("The model is steered already; give all edits to one model.steered(...).")
+        steering = make_steering(self, edits, where or Where(), saes, strengths)
+        self._steering = steering
+        try:
+            yield steering
+        finally:
+            self._steering = None
 
     def run_with_cache(self, *model_args: Any, names_filter: Any = None, **kwargs: Any) -> tuple[Any, Any]:
         """TransformerLens' ``run_with_cache``; a name in ``names_filter`` that does not exist is an error."""
@@ -180,13 +223,15 @@ class HookedVisionLanguageModel(SpliceableModel):
         """
         found: list[Tensor] = []
         with _TRACING, self.nnsight.trace(**inputs.model_inputs, use_cache=False, logits_to_keep=1) as tracer:
-            self._read(inputs.positions, n_layers, wants_final, found)
+            self._read(inputs, n_layers, wants_final, found)
             tracer.stop()
         return found[0]
 
-    def _read(self, positions: Tensor, n_layers: int, wants_final: bool, found: list[Tensor]) -> None:
+    def _read(self, inputs: FullInputs, n_layers: int, wants_final: bool, found: list[Tensor]) -> None:
         """Read values in the order in which the model computes them, as nnsight requires."""
-        visit(self.vlm, self.nnsight, self.hook_image_embeds, self.blocks[:n_layers], positions)
+        positions = inputs.positions
+        changes = {} if self._steering is None else self._steering.changes(inputs)
+        visit(self.vlm, self.nnsight, self.hook_image_embeds, self.blocks[:n_layers], positions, changes)
         layers = self.vlm.layers(self.nnsight)
         if wants_final:
             found.append(self.vlm.final_norm(self.nnsight).output)

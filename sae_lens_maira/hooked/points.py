@@ -6,7 +6,7 @@ with PyTorch hooks, for generation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,7 +67,14 @@ def apply_hooks(point: Any, value: Any, positions: Int[Tensor, "batch context"] 
     return (changed, *value[1:]) if isinstance(value, tuple) else changed
 
 
-def visit(vlm: VisionLanguageModel, envoy: Any, image_point: Any, blocks: Any, positions: Tensor) -> None:
+def visit(
+    vlm: VisionLanguageModel,
+    envoy: Any,
+    image_point: Any,
+    blocks: Any,
+    positions: Tensor,
+    edits: Mapping[str, Callable[[Tensor], Tensor | None]],
+) -> None:
     """Apply active hook points inside an nnsight trace, in the order in which their sites are computed.
 
     Args:
@@ -76,6 +83,7 @@ def visit(vlm: VisionLanguageModel, envoy: Any, image_point: Any, blocks: Any, p
         image_point: the hook point of the image embeddings.
         blocks: the hook points of each layer that runs, by name.
         positions: positions of the rows' tokens in the prompt.
+        edits: functions of the activations at all positions, by hook point; they come before hooks.
     """
     if is_active(image_point):
         embeddings = vlm.image_embeddings(envoy)
@@ -83,8 +91,13 @@ def visit(vlm: VisionLanguageModel, envoy: Any, image_point: Any, blocks: Any, p
     layers = vlm.layers(envoy)
     for index, points in enumerate(blocks):
         for name, site in BLOCK_SITES.items():
+            module = _at(layers[index], site)
+            edit = edits.get(f"blocks.{index}.{name}")
+            if edit is not None:
+                value = getattr(module, site.side)
+                edited = edit(hidden_states(value))
+                setattr(module, site.side, (edited, *value[1:]) if isinstance(value, tuple) else edited)
             if is_active(points[name]):
-                module = _at(layers[index], site)
                 changed = apply_hooks(points[name], getattr(module, site.side), positions)
                 if changed is not None:
                     setattr(module, site.side, changed)

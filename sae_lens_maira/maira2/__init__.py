@@ -29,7 +29,7 @@ from sae_lens_maira.maira2.grounding import (
     format_grounded,
     parse_grounded,
 )
-from sae_lens_maira.maira2.images import ImageLike, to_stretched_grey
+from sae_lens_maira.maira2.images import ImageLike, to_stretched_gray
 from sae_lens_maira.maira2.modeling import (
     Maira2ForConditionalGeneration,
     Maira2Model,
@@ -61,5 +61,5 @@ __all__ = [
     "TokenKind",
     "format_grounded",
     "parse_grounded",
-    "to_stretched_grey",
+    "to_stretched_gray",
 ]

@@ -15,7 +15,7 @@ from sae_lens_maira.errors import RowError
 from sae_lens_maira.files import to_json
 from sae_lens_maira.maira2.modeling import Maira2ForConditionalGeneration
 from sae_lens_maira.maira2.processing import Maira2Processor
-from sae_lens_maira.maira2.prompts import FindingsPrompt
+from sae_lens_maira.maira2.prompts import MAX_NEW_TOKENS, FindingsPrompt
 from sae_lens_maira.vlm import ModelSizes, PaddingSide, PromptText, RaggedTokenIds, TokenIds, pad_and_concatenate
 
 _IMAGE_SETTINGS = ("size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor", "do_center_crop")
@@ -56,6 +56,7 @@ class Maira2StudyProcessor:
         self.maira2 = processor
         self.tokenizer: Any = processor.tokenizer
         self.n_image_tokens = processor.n_image_tokens
+        self.max_new_tokens = MAX_NEW_TOKENS
 
     def encode(self, study: Study, text: PromptText) -> tuple[TokenIds, TokenIds]:
         """Token ids of a study's full prompt and the kind of each; no image is opened."""

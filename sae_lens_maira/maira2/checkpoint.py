@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from safetensors import SafetensorError, safe_open
 
 from sae_lens_maira.errors import CheckpointError
+from sae_lens_maira.files import from_json
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def tensors_on_demand(paths: Iterable[str]) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = from_json(path.read_bytes())
     except ValueError as error:
         raise CheckpointError(f"'{path}' is not valid JSON ({error}).") from error
     if not isinstance(content, dict):

@@ -38,7 +38,7 @@ _STRIP = 8
 """An image is a strip when its longer side is this many times the shorter one; no radiograph is."""
 
 
-def to_stretched_grey(image: ImageLike, name: str = "image") -> Image.Image:
+def to_stretched_gray(image: ImageLike, name: str = "image") -> Image.Image:
     """Convert an image to 8-bit gray, stretched to use 0 to 255.
 
     Args:

@@ -18,7 +18,7 @@ from sae_lens_maira.errors import PromptError
 from sae_lens_maira.maira2.checkpoint import check_processor_folder, clear_loading_errors
 from sae_lens_maira.maira2.configuration import TRANSFORMERS_5
 from sae_lens_maira.maira2.grounding import GroundedReport, parse_grounded
-from sae_lens_maira.maira2.images import ImageLike, fit_to_crop, to_stretched_grey
+from sae_lens_maira.maira2.images import ImageLike, fit_to_crop, to_stretched_gray
 from sae_lens_maira.maira2.padding import Padding, PaddingSide, pad_rows, pad_texts, padded_width
 from sae_lens_maira.maira2.plain_text import match_images, refuse_what_cannot_be_given
 from sae_lens_maira.maira2.processor_files import (
@@ -197,7 +197,7 @@ class Maira2Processor(ProcessorMixin):
 
     def _pixels(self, images: Sequence[tuple[ImageLike, str]]) -> Tensor:
         """Pixel values of images and their names."""
-        fitted = [fit_to_crop(to_stretched_grey(image, name), self.image_processor) for image, name in images]
+        fitted = [fit_to_crop(to_stretched_gray(image, name), self.image_processor) for image, name in images]
         return self.image_processor(fitted, return_tensors="pt")["pixel_values"]
 
     def _get_num_multimodal_tokens(self, image_sizes: Sequence[Sequence[int]] | None = None) -> MultiModalData:

@@ -27,6 +27,9 @@ _PHRASE_TASK = (
     "seen in the given chest X-ray image. Finding: "
 )
 
+MAX_NEW_TOKENS, MAX_NEW_TOKENS_GROUNDED = 300, 450
+"""Longest answers in tokens, as in the official examples."""
+
 
 @dataclass(frozen=True)
 class Text:
@@ -90,8 +93,8 @@ class FindingsPrompt:
 
     @property
     def max_new_tokens(self) -> int:
-        """Longest answer in tokens, as in the official examples."""
-        return 450 if self.grounded else 300
+        """Longest answer in tokens."""
+        return MAX_NEW_TOKENS_GROUNDED if self.grounded else MAX_NEW_TOKENS
 
     def pieces(self) -> list[Piece]:
         """The user message, in order."""

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from sae_lens_maira.data.listed import as_source
 from sae_lens_maira.data.study import Study, TokenKind
 from sae_lens_maira.errors import RowError
-from sae_lens_maira.files import default_cache_path, exclusive
+from sae_lens_maira.files import default_cache_path, exclusive, from_json, lacks_room
 from sae_lens_maira.rows.policy import TokenPolicy
 from sae_lens_maira.rows.row import CompactRow, RowVocabulary, compact_row, encode_study, smallest_context
 from sae_lens_maira.vlm import StudyProcessor
@@ -123,15 +123,24 @@ def build_rows(
         )
     key = _fingerprint(studies, processor, policy, context_size, d_vocab)
     folder = (cache_path or default_cache_path()) / "rows" / key
-    if (folder / _SUMMARY).is_file():
+    summary = _read_summary(folder)
+    if summary is not None:
         logger.info("Rows found in '%s'.", folder)
     else:
         _remove_leftovers(folder.parent)
         with exclusive(_lock_path(folder)):
-            if not (folder / _SUMMARY).is_file():  # another process may have made them in the meantime
-                _write(folder, studies, processor, policy, context_size, d_vocab, show_progress)
-    summary = RowSummary(**json.loads((folder / _SUMMARY).read_text(encoding="utf-8")))
+            summary = _read_summary(folder)  # another process may have made them in the meantime
+            if summary is None:
+                summary = _write(folder, studies, processor, policy, context_size, d_vocab, show_progress)
     return StudyRows(Dataset.from_file(str(folder / "rows.arrow")), summary)
+
+
+def _read_summary(folder: Path) -> RowSummary | None:
+    """The summary of complete rows, which was written last; None if it is missing or damaged."""
+    try:
+        return RowSummary(**from_json((folder / _SUMMARY).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _write(
@@ -142,7 +151,7 @@ def _write(
     context_size: int,
     d_vocab: int,
     show_progress: bool,
-) -> None:
+) -> RowSummary:
     """Write rows into a temporary folder and rename it, so that a killed run leaves no incomplete rows."""
     from datasets import Features, Value
     from datasets import Sequence as SequenceFeature
@@ -167,10 +176,15 @@ def _write(
                 columns = {"tokens": padded.tokens, "positions": padded.positions, "kinds": padded.kinds}
                 writer.write({**columns, "study_id": study_id, "n_cut": n_cut})
             writer.finalize()
-        summary = json.dumps(asdict(count.summary()), indent=1)
-        (unfinished / _SUMMARY).write_text(summary, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)  # damaged: it has no summary
+        summary = count.summary()
+        (unfinished / _SUMMARY).write_text(json.dumps(asdict(summary), indent=1), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)  # damaged: it has no whole summary
         unfinished.rename(folder)
+        return summary
+    except OSError as error:
+        if not lacks_room(error):
+            raise
+        raise RowError(f"Rows cannot be written to '{folder.parent}', as the disk is full; make room.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -18,11 +18,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sae_lens_maira.data.source import StudySource
-from sae_lens_maira.data.study import Study
-from sae_lens_maira.errors import RowError
+from sae_lens_maira.data.study import Study, TokenKind
+from sae_lens_maira.errors import ImageError, RowError, StudyImageError
 from sae_lens_maira.rows.policy import TokenPolicy
 from sae_lens_maira.rows.row import PAD_POSITION, CompactRow, RowVocabulary, compact_row, encode_study
-from sae_lens_maira.vlm import PaddingSide, RaggedTokenIds, StudyProcessor, TokenIds
+from sae_lens_maira.vlm import PaddingSide, RaggedTokenIds, StudyProcessor, TokenIds, pad_rows
 
 _REMEMBERED_STUDIES = 512
 
@@ -38,11 +38,13 @@ class FullInputs:
         predicting_positions: position whose logits predict the row's next token. The last token of a row has no next
             token, so its own position is given. -1 at padding, and before the first token of the prompt, which no
             position predicts.
+        kinds: kind of every token of the full prompts; None if it is not known.
     """
 
     model_inputs: dict[str, Tensor]
     positions: Int[Tensor, "batch context"]
     predicting_positions: Int[Tensor, "batch context"]
+    kinds: Int[Tensor, "batch sequence"] | None = None
 
     def to(self, device: torch.device) -> FullInputs:
         """The same inputs on a device."""
@@ -50,6 +52,7 @@ class FullInputs:
             {name: tensor.to(device) for name, tensor in self.model_inputs.items()},
             self.positions.to(device),
             self.predicting_positions.to(device),
+            None if self.kinds is None else self.kinds.to(device),
         )
 
 
@@ -128,6 +131,7 @@ class StudyReader:
 
         Raises:
             RowError: a row does not start with the token of a known study, or differs from that study's row.
+            StudyImageError: an image of a study is broken, missing or too large.
         """
         if tokens.ndim != 2:
             raise RowError(f"Rows have shape (batch, context), but these have {tuple(tokens.shape)}.")
@@ -137,10 +141,22 @@ class StudyReader:
         encoded = [self.encode(index) for index in indices]
         for row, study, (_, expected) in zip(rows, studies, encoded, strict=True):
             self._check(row, study, expected)
-        images = [self._processor.images(study) for study in studies]
+        images = [self.images(index) for index in indices]
         return self.assemble(
             [ids for ids, _ in encoded], [row for _, row in encoded], rows.shape[1], padding_side, images
         )
+
+    def images(self, index: int) -> Mapping[str, Tensor]:
+        """Image inputs of the study at an index.
+
+        Raises:
+            StudyImageError: an image is broken, missing or too large.
+        """
+        study = self.study(index)
+        try:
+            return self._processor.images(study)
+        except ImageError as error:
+            raise StudyImageError(index, study.study_id, str(error)) from error
 
     def for_generation(self, studies: Sequence[Study]) -> FullInputs:
         """Inputs that ask for the findings of studies, padded on the left for generation."""
@@ -176,11 +192,13 @@ class StudyReader:
         following = torch.cat([positions[:, 1:], torch.full_like(positions[:, :1], PAD_POSITION)], dim=1)
         predicting = torch.where(following == PAD_POSITION, positions, following - 1)
         shift = torch.tensor(offsets)[:, None]
+        kinds = [row.prompt_kinds for row in rows if row.prompt_kinds is not None]
         return FullInputs(
             model_inputs,
             torch.where(is_pad, PAD_POSITION, positions + shift),
             # No position predicts the first token of a prompt, which a row may keep.
             torch.where(predicting < 0, PAD_POSITION, predicting + shift),
+            pad_rows(kinds, TokenKind.PAD, side) if len(kinds) == len(rows) else None,
         )
 
     def encode_study(self, study: Study, index: int) -> tuple[TokenIds, CompactRow]:

@@ -57,6 +57,8 @@ class CompactRow:
     positions: Int[np.ndarray, " n_kept"]
     """Position of each token in the full prompt."""
     kinds: Int[np.ndarray, " n_kept"]
+    prompt_kinds: Int[np.ndarray, " n_tokens"] | None = None
+    """Kind of every token of the full prompt, kept or not; None if it was not wanted."""
 
     def padded(self, context_size: int, pad_token_id: int) -> CompactRow:
         """Cut or pad to a fixed length."""
@@ -99,6 +101,7 @@ def compact_row(
     study_index: int,
 ) -> CompactRow:
     """The tokens that the policy keeps, with the study token in the place of the frontal image's last token."""
+    prompt_kinds = kinds
     kept = policy.keeps(kinds)
     frontal_last = int(np.flatnonzero(kinds == TokenKind.FRONTAL_IMAGE)[-1])
     kept[frontal_last] = False
@@ -107,7 +110,7 @@ def compact_row(
     for kind in IMAGE_KINDS:
         tokens[kinds == kind] = vocabulary.image_token(kind)
     tokens[0] = vocabulary.study_token(study_index)
-    return CompactRow(tokens, positions, kinds)
+    return CompactRow(tokens, positions, kinds, prompt_kinds)
 
 
 def smallest_context(policy: TokenPolicy, n_image_tokens: int) -> int:

@@ -19,10 +19,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_maira.buffers import BufferPool
-
-_GRADIENTS = BufferPool()
-
 
 @dataclass(frozen=True)
 class ActivePattern:
@@ -123,7 +119,7 @@ def sum_bags_by_columns(
     if len(tables) == 1:
         return sum_bags(tables[0], rows, offsets, weights)
     size = (offsets.numel() - 1, sum(table.shape[1] for table in tables))
-    out = _GRADIENTS.empty(size, tables[0].dtype, tables[0].device)
+    out = torch.empty(size, dtype=tables[0].dtype, device=tables[0].device)
     start = 0
     for table in tables:
         stop = start + table.shape[1]

@@ -26,7 +26,7 @@ def make_card(
     repo_id: str,
     configs: Mapping[str, Mapping[str, Any]],
     metrics: Mapping[str, Mapping[str, float]] | None = None,
-    licence: str = "mit",
+    license: str = "mit",
     note: str = "",
 ) -> str:
     """The card as Markdown with the Hub's YAML header.
@@ -35,11 +35,11 @@ def make_card(
         repo_id: the repository, for the loading example.
         configs: each SAE's configuration (``cfg.json``), by its id.
         metrics: additional figures of each SAE, by its id.
-        licence: license identifier, as the Hub spells it.
+        license: the SAE's license, as the Hub spells it.
         note: a paragraph by the author.
     """
     models = sorted({name for config in configs.values() if (name := _base_model(config)) is not None})
-    license_line = f"license: {licence if _WORD.fullmatch(licence) else json.dumps(licence)}"
+    license_line = f"license: {license if _WORD.fullmatch(license) else json.dumps(license)}"
     header = ["---", "library_name: saelens", license_line, "tags:", *(f"- {tag}" for tag in TAGS)]
     on_hub = [name for name in models if _HUB_ID.fullmatch(name)]
     if on_hub:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,7 +28,7 @@ from sae_lens_maira.features.interpretations import (
     read_interpretations,
     write_interpretations,
 )
-from sae_lens_maira.files import mark, read_mark
+from sae_lens_maira.files import MARKER, link_tree, mark, read_mark, replace_folder, unfinished_folder
 from sae_lens_maira.share.dictionary_learning import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -129,14 +130,17 @@ def import_sae(
         raise SaeFormatError(f"{source} is neither a path that exists nor the name of a Hub repository (owner/name).")
     out = Path(out)
     rows = [] if table is None else read_interpretations(table, n_features=sae.cfg.d_sae)
-    _check_out(out, overwrite)
-    _remove_own(out)
-    out.mkdir(parents=True, exist_ok=True)
-    mark(out, _KIND)
-    sae.save_model(out)
-    if not rows:
-        return ImportResult(out, None, 0)
-    return ImportResult(out, write_interpretations(rows, out / INTERPRETATIONS_NAME), len(rows))
+    with unfinished_folder(out, SaeFormatError) as unfinished:
+        made = unfinished / "import"
+        _check_out(out, overwrite)
+        with _hold_run(out):
+            _copy_the_rest(out, made)
+            sae.save_model(made)
+            if rows:
+                write_interpretations(rows, made / INTERPRETATIONS_NAME)
+            mark(made, _KIND)
+            replace_folder(made, out)
+    return ImportResult(out, out / INTERPRETATIONS_NAME if rows else None, len(rows))
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
@@ -149,15 +153,26 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise SaeFormatError(f"'{taken}' is there already and was not written by this package; choose another folder.")
 
 
-def _remove_own(out: Path) -> None:
-    if read_mark(out, _RUN_KIND) is not None:
-        from sae_lens_maira.training.result import hold_folder, remove_run
+def _hold_run(out: Path) -> AbstractContextManager[None]:
+    """Keep trainings out of a folder whose run is replaced."""
+    if read_mark(out, _RUN_KIND) is None:
+        return nullcontext()
+    from sae_lens_maira.training.result import hold_folder
 
-        with hold_folder(out):
-            remove_run(out)
-    elif read_mark(out, _KIND) is not None:
-        for name in _OWN_FILES:
-            (out / name).unlink(missing_ok=True)
+    return hold_folder(out)
+
+
+def _copy_the_rest(out: Path, made: Path) -> None:
+    """Link into a new folder what lies in ``out`` and belongs neither to an import nor to a run."""
+    if not out.exists():
+        made.mkdir(parents=True)
+        return
+    is_import = read_mark(out, _KIND) is not None
+    link_tree(out, made, without=(*_OWN_FILES, MARKER) if is_import else ())
+    if read_mark(made, _RUN_KIND) is not None:
+        from sae_lens_maira.training.result import remove_run
+
+        remove_run(made)
 
 
 def _refuse_sae_lens_format(source: Path) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,8 +23,10 @@ from sae_lens import upload_saes_to_huggingface
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME
 
 from sae_lens_maira.errors import SaeFormatError
+from sae_lens_maira.files import unfinished_folder
 from sae_lens_maira.hooked.identity import METADATA_KEY, public_model_name
 from sae_lens_maira.share.card import make_card
+from sae_lens_maira.share.foreign_files import group_of, load_object
 from sae_lens_maira.share.hub import clear_hub_errors
 
 CARD_NAME = "README.md"
@@ -58,7 +61,7 @@ def push_saes(
     sae_id: str | None = None,
     public: bool = False,
     dry_run_path: str | Path | None = None,
-    licence: str = "mit",
+    license: str = "mit",
     note: str = "",
     metrics: Mapping[str, Mapping[str, float]] | None = None,
 ) -> PushResult:
@@ -70,7 +73,7 @@ def push_saes(
         sae_id: folder name on the Hub of a single SAE; its own folder's name where None.
         public: make the repository public when it is created. One that exists keeps its visibility.
         dry_run_path: write what would be uploaded here, and upload nothing.
-        licence: licence identifier for the card.
+        license: the SAE's license, as the Hub spells it.
         note: a paragraph for the card.
         metrics: figures for the card, by SAE id.
     """
@@ -81,19 +84,34 @@ def push_saes(
             f"{sae_id!r} is not a name for an SAE's folder; use letters, digits, '.', '-', '_', and single '/' between."
         )
     folders = _find_saes(Path(source), sae_id)
-    with TemporaryDirectory() as temporary:
-        staged = Path(temporary) if dry_run_path is None else Path(dry_run_path)
-        if staged.exists() and any(staged.iterdir()):
-            raise SaeFormatError(f"{staged} is not empty.")
+    with _staging(None if dry_run_path is None else Path(dry_run_path)) as staged:
         left_out: list[str] = []
         configs = {name: _stage(folder, staged / name, left_out) for name, folder in folders.items()}
-        staged.joinpath(CARD_NAME).write_text(make_card(repo_id, configs, metrics, licence, note), encoding="utf-8")
+        staged.joinpath(CARD_NAME).write_text(make_card(repo_id, configs, metrics, license, note), encoding="utf-8")
         files = tuple(sorted(file.relative_to(staged).as_posix() for file in staged.rglob("*") if file.is_file()))
         url = None
         if dry_run_path is None:
             with clear_hub_errors(repo_id):
                 url = _upload(repo_id, staged, list(folders), public)
     return PushResult(repo_id=repo_id, url=url, files=files, left_out=tuple(left_out))
+
+
+@contextmanager
+def _staging(path: Path | None) -> Iterator[Path]:
+    """An empty folder for what may leave the machine; it becomes ``path`` once it is complete, or goes."""
+    if path is None:
+        with TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise SaeFormatError(f"'{path}' is not empty; choose another folder.")
+    with unfinished_folder(path, SaeFormatError) as unfinished:
+        staged = unfinished / "staged"
+        staged.mkdir()
+        yield staged
+        if path.exists() and any(path.iterdir()):
+            raise SaeFormatError(f"'{path}' was filled in the meantime; choose another folder.")
+        staged.rename(path)  # an empty folder gives way
 
 
 def _upload(repo_id: str, staged: Path, names: Sequence[str], public: bool) -> str:
@@ -131,8 +149,8 @@ def _stage(folder: Path, out: Path, left_out: list[str]) -> dict[str, Any]:
             left_out.append(f"{folder.name}/{file.name}")
         elif file.name != SAE_CFG_FILENAME:
             shutil.copyfile(file, out / file.name)
-    config = json.loads((folder / SAE_CFG_FILENAME).read_text())
-    metadata = config.get("metadata") or {}
+    config = load_object(folder / SAE_CFG_FILENAME)
+    metadata = group_of(config, "metadata", f"'{folder}'")
     kept = {name: config[name] for name in CONFIG_KEYS if name in config}
     kept["device"] = "cpu"
     kept["metadata"] = {name: metadata[name] for name in METADATA_KEYS if name in metadata}

@@ -7,7 +7,9 @@
     data            what a run trains on: live or cached activations behind one type
     run             train(): config -> SAE-Lens's runner -> an SAE-Lens folder, resumable
     multi           train_several(): the same for several SAEs on the same tokens
-    store           an ActivationsStore whose buffer is saved, and a runner that stops between steps
+    store           an ActivationsStore whose buffer is saved
+    runners         SAE-Lens's runners, which stop between steps and seal their checkpoints
+    skipped         studies whose images cannot be used, up to a share of all
     evaluate        explained variance, L0, dead features and losses on held-out studies
     result          a run's folder: checks before a run, files after it
 """

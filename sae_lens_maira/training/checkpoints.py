@@ -28,8 +28,8 @@ _NAME = re.compile(r"(final_)?\d+")
 
 
 def hash_config(config: TrainConfig) -> str:
-    """sha256 of all settings of a run."""
-    return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()
+    """sha256 of the settings that decide what a run trains."""
+    return hashlib.sha256(json.dumps(config.identity(), sort_keys=True).encode()).hexdigest()
 
 
 def seal(checkpoint: Path, config_hash: str) -> None:

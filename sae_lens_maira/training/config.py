@@ -12,7 +12,7 @@ from sae_lens_maira.data.study import TokenKind
 from sae_lens_maira.errors import ConfigError
 from sae_lens_maira.rows.policy import TokenPolicy
 from sae_lens_maira.setting_values import check_names, read_yaml
-from sae_lens_maira.settings import AtLeastOne, AtLeastZero, ModelConfig, Settings, overlay
+from sae_lens_maira.settings import AtLeastOne, AtLeastZero, ModelConfig, Settings, Share, overlay
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class TrainConfig(Settings):
         activations: which activations to train on, and the cache to read instead of running the model.
         max_norm_multiple: leave out activations whose norm is more than this many times the median (attention sinks);
             the median is computed over the training tokens of the first 64 studies.
+        max_skipped_share: stop when more than this share of the studies has images that cannot be used; fewer are left
+            out. It may change when a run is resumed.
         shuffle_seed: determines the order of the rows.
         n_eval_batches: number of batches of held-out rows in the evaluation after training.
         runner: settings of SAE-Lens's ``LanguageModelSAERunnerConfig``, by their own names.
@@ -69,6 +71,7 @@ class TrainConfig(Settings):
     policy: TokenPolicy = field(default_factory=TokenPolicy)
     activations: ActivationsConfig = field(default_factory=ActivationsConfig)
     max_norm_multiple: float | None = None
+    max_skipped_share: Share = 0.05
     shuffle_seed: AtLeastZero = 0
     n_eval_batches: AtLeastOne = 16
     runner: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +84,10 @@ class TrainConfig(Settings):
             raise ConfigError("Give exactly one of sae.d_sae and sae.expansion_factor.")
         if self.max_norm_multiple is not None and self.max_norm_multiple <= 1:
             raise ConfigError(f"max_norm_multiple {self.max_norm_multiple} would leave out half of all tokens or more.")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what a run trains, as plain values; a resumed run has the same."""
+        return {name: value for name, value in self.to_dict().items() if name != "max_skipped_share"}
 
 
 def load_config(path: Path, given: Mapping[str, Any] | None = None) -> TrainConfig:

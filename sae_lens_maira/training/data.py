@@ -21,6 +21,7 @@ from sae_lens_maira.activations.selection import TokenSelection, measured_studie
 from sae_lens_maira.activations.stream import until_study
 from sae_lens_maira.data.study import TokenKind
 from sae_lens_maira.errors import CacheError, CacheMismatch
+from sae_lens_maira.training.skipped import usable_studies
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,6 +43,7 @@ class TrainingData:
         selection: which tokens are trained on.
         kinds: column ``kinds`` of the rows of all studies, by study; None with a cache.
         provider: cached activations; None without a cache.
+        max_skipped_share: largest share of the studies whose images may be unusable.
     """
 
     rows: Dataset
@@ -49,6 +51,7 @@ class TrainingData:
     selection: TokenSelection
     kinds: Dataset | None = None
     provider: CachedActivations | CachedMultiHookActivations | None = None
+    max_skipped_share: float = 0.0
 
 
 def training_data(
@@ -65,10 +68,19 @@ def training_data(
     Raises:
         CacheMismatch: the cache was made with another model, source or policy.
         CacheError: the cache is damaged, or has no such hook point.
+        TooManySkipped: too many of the studies to score on have images that cannot be used.
     """
     selection = token_selection(config, len(model.studies))
+    n_held_out = len(model.studies) - (selection.n_studies or 0)
+    if n_held_out < config.source.n_held_out:
+        logger.warning(
+            "source.n_held_out is %d, but only %d of %d studies are held out, as at least half of them are trained on.",
+            config.source.n_held_out,
+            n_held_out,
+            len(model.studies),
+        )
     if config.activations.cache is None:
-        return _live_data(config, model, hook_names, selection)
+        return _live_data(config, model, hook_names, selection, runner)
     return _cached_data(config, model, hook_names, selection, runner)
 
 
@@ -77,7 +89,7 @@ def token_selection(config: TrainConfig, n_studies: int) -> TokenSelection:
 
     Args:
         config: the run's configuration.
-        n_studies: number of studies of the source; the last ones are held out.
+        n_studies: number of studies of the source; the last ones are held out, at most half of all.
     """
     kinds = config.activations.kinds
     return TokenSelection(
@@ -89,7 +101,11 @@ def token_selection(config: TrainConfig, n_studies: int) -> TokenSelection:
 
 
 def _live_data(
-    config: TrainConfig, model: HookedVisionLanguageModel, hook_names: str | Sequence[str], selection: TokenSelection
+    config: TrainConfig,
+    model: HookedVisionLanguageModel,
+    hook_names: str | Sequence[str],
+    selection: TokenSelection,
+    runner: Any,
 ) -> TrainingData:
     rows = model.rows(config.context_size)
     logger.info("Rows: %s", rows.describe())
@@ -103,9 +119,10 @@ def _live_data(
     )
     return TrainingData(
         rows=tokens.select(range(selection.n_studies)).shuffle(seed=config.shuffle_seed),
-        held_out=tokens.select(range(selection.n_studies, len(tokens))),
+        held_out=tokens.select(_scored(config, model, range(selection.n_studies, len(tokens)), runner)),
         selection=_limit_norms(config, selection, stream, hook_names),
         kinds=rows.dataset.select_columns(["kinds"]),
+        max_skipped_share=config.max_skipped_share,
     )
 
 
@@ -116,6 +133,8 @@ def _cached_data(
     selection: TokenSelection,
     runner: Any,
 ) -> TrainingData:
+    from datasets import Dataset
+
     assert config.activations.cache is not None
     cache = ActivationCache.open(Path(config.activations.cache))
     check_cache_fits(cache.path, cache.identity, model)
@@ -142,8 +161,21 @@ def _cached_data(
         cache.n_tokens,
         provider.n_tokens // provider.batch_size,
     )
-    held_out = _held_out_rows(cache, model, selection.n_studies or 0, config.context_size)
-    return TrainingData(rows=held_out, held_out=held_out, selection=selection, provider=provider)
+    usable = _scored(config, model, _held_out(cache, len(model.studies), selection.n_studies or 0), runner)
+    held_out = Dataset.from_dict({"tokens": model.reader.rows(usable, config.context_size).numpy()})
+    return TrainingData(
+        rows=held_out,
+        held_out=held_out,
+        selection=selection,
+        provider=provider,
+        max_skipped_share=config.max_skipped_share,
+    )
+
+
+def _scored(config: TrainConfig, model: HookedVisionLanguageModel, held_out: Sequence[int], runner: Any) -> list[int]:
+    """The held-out studies that are scored after training: the first ones whose images can be used."""
+    n_wanted = config.n_eval_batches * runner.store_batch_size_prompts
+    return usable_studies(model, held_out, n_wanted, config.max_skipped_share)
 
 
 def _limit_norms(
@@ -163,12 +195,8 @@ def _names(hook_names: str | Sequence[str]) -> Sequence[str]:
     return [hook_names] if isinstance(hook_names, str) else hook_names
 
 
-def _held_out_rows(
-    cache: ActivationCache, model: HookedVisionLanguageModel, n_training: int, context_size: int
-) -> Dataset:
-    from datasets import Dataset
-
-    n_studies = len(model.studies)
+def _held_out(cache: ActivationCache, n_studies: int, n_training: int) -> list[int]:
+    """The studies after the training studies that have cached activations."""
     first_unit = n_training // cache.identity["unit_size"]
     skipped = {study.index for study in read_skipped(cache.path, range(first_unit, cache.n_units))}
     indices = [index for index in range(n_training, n_studies) if index not in skipped]
@@ -176,4 +204,4 @@ def _held_out_rows(
         raise CacheError(
             f"The cache '{cache.path}' has none of the studies that are held out; raise source.n_held_out."
         )
-    return Dataset.from_dict({"tokens": model.reader.rows(indices, context_size).numpy()})
+    return indices

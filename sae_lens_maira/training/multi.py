@@ -9,22 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from sae_lens import SAE
-from sae_lens.multi_sae_training_runner import MultiSAETrainingRunner
 
-from sae_lens_maira.activations.provider import CachedMultiHookActivations
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import ConfigError
-from sae_lens_maira.hooked import HookedVisionLanguageModel
 from sae_lens_maira.hooked.identity import METADATA_KEY, describe_model
 from sae_lens_maira.hooked.loading import load_model
 from sae_lens_maira.sources import open_source
-from sae_lens_maira.training.checkpoints import hash_config, seal
+from sae_lens_maira.training.checkpoints import hash_config
 from sae_lens_maira.training.config import TrainConfig
-from sae_lens_maira.training.data import TrainingData, training_data
+from sae_lens_maira.training.data import training_data
 from sae_lens_maira.training.mirrored import with_sae_lens_types
 from sae_lens_maira.training.result import (
     TrainingResult,
@@ -38,45 +33,9 @@ from sae_lens_maira.training.result import (
 )
 from sae_lens_maira.training.run import without_misleading_warnings
 from sae_lens_maira.training.runner_config import single_configs, to_multi_runner_config
-from sae_lens_maira.training.store import ResumableActivationsStore, fit_or_save, set_counts_right
+from sae_lens_maira.training.runners import ResumableMultiRunner
 
 logger = logging.getLogger(__name__)
-
-
-class ResumableMultiRunner(MultiSAETrainingRunner):
-    """SAE-Lens's multi-SAE runner with a :class:`ResumableActivationsStore` and interruptions between steps.
-
-    Args:
-        cfg: SAE-Lens's configuration.
-        model: the model to read; with a cache, only SAE-Lens's evaluations run it.
-        data: what the run trains on.
-        config_hash: hash of the run's configuration, which its checkpoints carry.
-    """
-
-    def __init__(self, cfg: Any, model: HookedVisionLanguageModel, data: TrainingData, config_hash: str = "") -> None:
-        self._config_hash = config_hash
-        torch.manual_seed(cfg.seed)  # SAE-Lens does not seed the initialization of SAEs
-        super().__init__(cfg, override_dataset=data.rows, override_model=model)
-        self.store = ResumableActivationsStore(self.activations_store, data, cfg.seed)
-        self.activations_store = self.store
-        self.evaluator.activations_store = self.store
-
-    def _save_runner_checkpoint_files(self, checkpoint_path: Path | None) -> None:
-        super()._save_runner_checkpoint_files(checkpoint_path)
-        if checkpoint_path is not None:
-            seal(checkpoint_path, self._config_hash)
-
-    def _run_with_interruption_handling(self, trainer: Any) -> Any:
-        for own in (trainer, *trainer.trainers.values()):
-            set_counts_right(own, self.cfg.train_batch_size_tokens)
-        if isinstance(self.store.provider, CachedMultiHookActivations):
-            for name, own in trainer.trainers.items():
-                scaler = own.activation_scaler
-                is_normalized = self.saes[name].cfg.normalize_activations == "expected_average_only_in"
-                if is_normalized and scaler.scaling_factor is None:
-                    # SAE-Lens would estimate it, which uses up batches.
-                    scaler.scaling_factor = self.store.provider.scaling_factors[trainer.hook_names[name]]
-        return fit_or_save(trainer, self.store)
 
 
 def train_several(

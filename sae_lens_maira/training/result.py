@@ -20,8 +20,8 @@ from sae_lens.constants import (
     SPARSITY_FILENAME,
 )
 
-from sae_lens_maira.errors import ConfigError
-from sae_lens_maira.files import MARKER, exclusive, mark, read_mark, write_text
+from sae_lens_maira.errors import ConfigError, printable
+from sae_lens_maira.files import MARKER, exclusive, from_json, mark, read_mark, write_text
 from sae_lens_maira.setting_values import read_yaml
 from sae_lens_maira.training.checkpoints import has_checkpoints, hash_config, newest_whole, remove_checkpoints
 from sae_lens_maira.training.config import TrainConfig
@@ -72,7 +72,7 @@ def check_folder(config: TrainConfig, path: Path, *, resume: bool, overwrite: bo
     _check_own(config, path)
     if written.is_file() and not overwrite:
         earlier = TrainConfig.from_dict(read_yaml(written))
-        ours, theirs = config.to_dict(), earlier.to_dict()
+        ours, theirs = config.identity(), earlier.identity()
         differs = sorted(name for name in ours if ours[name] != theirs[name])
         if differs:
             raise ConfigError(f"'{path}' holds a run with another {', '.join(differs)}; choose another folder.")
@@ -161,8 +161,18 @@ def finish_result(config: TrainConfig, path: Path, sae: SAE[Any], scores: SaeSco
 
 
 def read_result(path: Path, device: str) -> TrainingResult:
-    """Read the result in a folder."""
-    scores = SaeScores(**json.loads((path / SCORES_NAME).read_text(encoding="utf-8")))
+    """Read the result in a folder.
+
+    Raises:
+        ConfigError: its scores are damaged.
+    """
+    try:
+        scores = SaeScores(**from_json((path / SCORES_NAME).read_bytes()))
+    except (ValueError, TypeError, OSError) as error:
+        raise ConfigError(
+            f"'{path / SCORES_NAME}' cannot be read ({printable(error)}); remove the scores.json of the run, and pass "
+            "--resume to score it again."
+        ) from error
     return TrainingResult(SAE.load_from_disk(path, device=device), path, scores)
 
 

@@ -29,7 +29,7 @@ from sae_lens_maira.training.result import (
     score,
 )
 from sae_lens_maira.training.runner_config import to_runner_config
-from sae_lens_maira.training.store import ResumableRunner
+from sae_lens_maira.training.runners import ResumableRunner
 
 logger = logging.getLogger(__name__)
 

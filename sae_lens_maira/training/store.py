@@ -1,41 +1,33 @@
-"""Stopping and resuming: what SAE-Lens's runners lack to reach the same weights after an interruption.
+"""An ``ActivationsStore`` that can be saved and stopped at any batch, and that leaves out what cannot be used.
 
-1. SAE-Lens's ``ActivationsStore`` saves how many rows it has read, but not its buffer or the state of its shuffling, so
-   a resumed run trains on other batches. :class:`ResumableActivationsStore` saves all three.
-2. On Ctrl-C, SAE-Lens's runners raise immediately, possibly in the middle of an optimizer step. The runners of this
-   package stop between two steps and save a complete checkpoint.
-3. SAE-Lens saves periodic checkpoints before it counts the step, and a resumed run repeats those that were saved
-   already. :func:`set_counts_right` corrects both.
+SAE-Lens's own store saves how many rows it has read, but not its buffer or the state of its shuffling, so a resumed run
+trains on other batches. :class:`ResumableActivationsStore` saves all three.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
-from sae_lens import LanguageModelSAETrainingRunner
 from sae_lens.training.activations_store import ActivationsStore
 from safetensors.torch import load_file
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from sae_lens_maira.activations.block import Block
 from sae_lens_maira.activations.provider import CachedActivations, CachedMultiHookActivations
 from sae_lens_maira.data.study import TokenKind
-from sae_lens_maira.errors import Interrupted
-from sae_lens_maira.interruption import StopRequest, noticed_interruptions
-from sae_lens_maira.training.checkpoints import seal
+from sae_lens_maira.errors import Interrupted, StudyImageError
+from sae_lens_maira.interruption import StopRequest
+from sae_lens_maira.rows.reader import StudyReader
+from sae_lens_maira.training.skipped import SkippedStudies
 
 if TYPE_CHECKING:
     from sae_lens_maira.hooked import HookedVisionLanguageModel
     from sae_lens_maira.training.data import TrainingData
 
-logger = logging.getLogger(__name__)
-
-_ANSWER = "Stopping after this step; press Ctrl-C again to stop at once without saving."
 _Batch = TypeVar("_Batch")
 
 
@@ -51,7 +43,8 @@ class ResumableActivationsStore(ActivationsStore):
         seed: seed of the shuffling.
 
     Attributes:
-        stop_request: once a stop is requested, no further batch is served.
+        stop_request: once a stop is requested, no further batch is served and no further row is read.
+        skipped: studies whose images cannot be used, which are left out.
     """
 
     def __init__(self, store: ActivationsStore, data: TrainingData, seed: int) -> None:
@@ -60,6 +53,7 @@ class ResumableActivationsStore(ActivationsStore):
         self.iterable_sequences = self._iterate_tokenized_sequences()
         self.stop_request = StopRequest()
         self.provider = data.provider
+        self.skipped = SkippedStudies(data.selection.n_studies or len(data.rows), data.max_skipped_share)
         self._selection = data.selection
         self._kinds: Any = None if data.kinds is None else data.kinds.with_format("torch")
         self._n_rows = 0
@@ -70,25 +64,31 @@ class ResumableActivationsStore(ActivationsStore):
     def get_batch_tokens(
         self, batch_size: int | None = None, raise_at_epoch_end: bool = False, move_to_model_device: bool = True
     ) -> Int[Tensor, "batch context"]:
-        """The next rows; ``raise_at_epoch_end`` is ignored.
+        """The next rows that can be used, for SAE-Lens's evaluations; ``raise_at_epoch_end`` is ignored.
 
         A batch that reaches the end of an epoch continues with the next one. SAE-Lens would drop the last rows of each
         epoch if they do not fill a batch, and those are the same rows in every epoch.
         """
-        self._n_rows += batch_size or self.store_batch_size_prompts
-        return super().get_batch_tokens(batch_size, False, move_to_model_device)
+        while True:
+            rows = self._next_rows(batch_size, move_to_model_device)
+            for index in self._studies(rows).tolist():
+                try:
+                    self._reader.images(index)
+                except StudyImageError as error:
+                    self.skipped.add(error)
+            rows = self._without_skipped(rows)
+            if len(rows):
+                return rows
+            self._check_stop()
 
     @torch.no_grad()
     def selected_block(self) -> Block:
         """The selected tokens of the next batch of rows, with their activations at all hook points."""
-        rows = self.get_batch_tokens()
-        found = (
-            {self.hook_name: self.get_activations(rows)}
-            if self._hook_names is None
-            else self.get_multi_hook_activations(rows)
-        )
-        model: HookedVisionLanguageModel = self.model  # pyright: ignore[reportAssignmentType]
-        studies = rows[:, 0].cpu() - model.row_vocabulary.study_token(0)
+        rows, found = self._read(self._next_rows())
+        while not len(rows):
+            self._check_stop()
+            rows, found = self._read(self._next_rows())
+        studies = self._studies(rows)
         window = slice(*self.seqpos_slice)
         kinds = self._kinds[studies.tolist()]["kinds"][:, : self.context_size][:, window].to(torch.uint8)
         position = torch.arange(self.context_size)[window].expand_as(kinds)
@@ -103,6 +103,51 @@ class ResumableActivationsStore(ActivationsStore):
             kind=kinds[is_token],
         )
         return block.keep(self._selection.of(block))
+
+    def _next_rows(
+        self, batch_size: int | None = None, move_to_model_device: bool = True
+    ) -> Int[Tensor, "batch context"]:
+        self._n_rows += batch_size or self.store_batch_size_prompts
+        return super().get_batch_tokens(batch_size, False, move_to_model_device)
+
+    def _read(
+        self, rows: Int[Tensor, "batch context"]
+    ) -> tuple[Int[Tensor, "used context"], dict[str, Float[Tensor, "used window d_in"]]]:
+        """Those rows whose images can be used, and their activations at all hook points."""
+        rows = self._without_skipped(rows)
+        while len(rows):
+            try:
+                if self._hook_names is None:
+                    return rows, {self.hook_name: self.get_activations(rows)}
+                return rows, self.get_multi_hook_activations(rows)
+            except StudyImageError as error:
+                self.skipped.add(error)
+                rows = self._without_skipped(rows)
+        return rows, {}
+
+    @property
+    def _reader(self) -> StudyReader:
+        model: HookedVisionLanguageModel = self.model  # pyright: ignore[reportAssignmentType]
+        return model.reader
+
+    def _studies(self, rows: Int[Tensor, "batch context"]) -> Int[Tensor, " batch"]:
+        """Index of each row's study."""
+        model: HookedVisionLanguageModel = self.model  # pyright: ignore[reportAssignmentType]
+        return rows[:, 0].cpu() - model.row_vocabulary.study_token(0)
+
+    def _without_skipped(self, rows: Int[Tensor, "batch context"]) -> Int[Tensor, "used context"]:
+        return rows[self.skipped.keep(self._studies(rows)).to(rows.device)]
+
+    def _check_stop(self) -> None:
+        """Stop between two batches of rows, where the store's state is whole.
+
+        Raises:
+            Interrupted: a stop was requested.
+            TooManySkipped: too many studies cannot be used.
+        """
+        if self.stop_request.made:
+            raise Interrupted("interrupted; train goes on with --resume")
+        self.skipped.check()
 
     def get_filtered_llm_batch(self, raise_on_epoch_end: bool = False) -> Float[Tensor, "n_tokens d_in"]:
         """The selected activations of the next batch of rows; several hook points are concatenated along ``d_in``."""
@@ -122,8 +167,7 @@ class ResumableActivationsStore(ActivationsStore):
 
     def _until_stopped(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
         while True:
-            if self.stop_request.made:
-                raise Interrupted("interrupted; train goes on with --resume")
+            self._check_stop()
             yield next(batches)
 
     def _split(self) -> Iterator[dict[str, Tensor]]:
@@ -145,16 +189,35 @@ class ResumableActivationsStore(ActivationsStore):
                     [self.train_batch_size_tokens, len(self._serving) - self.train_batch_size_tokens]
                 )
                 yield batch
-            fresh = self.get_filtered_llm_batch()
-            self._mixing = fresh if self._mixing is None else torch.cat([self._mixing, fresh])
-            if len(self._mixing) < self._buffer_size():
-                continue
+            self._fill()
+            assert self._mixing is not None
             if self.activations_mixing_fraction > 0:
                 order = torch.randperm(len(self._mixing), generator=self._generator)
                 self._mixing = self._mixing[order.to(self._mixing.device)]
             n_batches = max(1, (len(self._mixing) - n_kept) // self.train_batch_size_tokens)
             n_served = n_batches * self.train_batch_size_tokens
             self._serving, self._mixing = self._mixing[:n_served], self._mixing[n_served:]
+
+    def _fill(self) -> None:
+        """Read rows until the buffer is full; what was read before a stop is kept."""
+        parts = [] if self._mixing is None else [self._mixing]
+        n_tokens = sum(map(len, parts))
+        bar = tqdm(total=self._buffer_size(), desc="filling the buffer", unit="token", delay=2, leave=False)
+        bar.update(n_tokens)
+        try:
+            while True:
+                self._check_stop()
+                parts.append(self.get_filtered_llm_batch())
+                n_tokens += len(parts[-1])
+                bar.update(len(parts[-1]))
+                if n_tokens >= self._buffer_size():
+                    return
+        finally:
+            bar.close()
+            self._mixing = torch.cat(parts) if parts else None
+
+    def _buffer_size(self) -> int:
+        return self.n_batches_in_buffer * self.training_context_size
 
     def state_dict(self) -> dict[str, Tensor]:
         if self.provider is not None:
@@ -163,6 +226,7 @@ class ResumableActivationsStore(ActivationsStore):
         return {
             "n_rows": torch.tensor(self._n_rows),
             "generator_state": self._generator.get_state(),
+            "skipped": self.skipped.state(),
             **{name: value.contiguous() for name, value in buffers.items() if value is not None},
         }
 
@@ -176,68 +240,7 @@ class ResumableActivationsStore(ActivationsStore):
         for _ in range(self._n_rows % len(dataset)):
             next(self.iterable_sequences)
         self._generator.set_state(state["generator_state"])
+        self.skipped.restore(state["skipped"])
         self._mixing, self._serving = (
             state[name].to(self.device) if name in state else None for name in ("mixing", "serving")
         )
-
-    def _buffer_size(self) -> int:
-        return self.n_batches_in_buffer * self.training_context_size
-
-
-class ResumableRunner(LanguageModelSAETrainingRunner):
-    """SAE-Lens's runner with a :class:`ResumableActivationsStore` and interruptions between steps.
-
-    Args:
-        cfg: SAE-Lens's configuration.
-        model: the model to read; with a cache, only SAE-Lens's evaluations run it.
-        data: what the run trains on.
-        config_hash: hash of the run's configuration, which its checkpoints carry.
-    """
-
-    def __init__(self, cfg: Any, model: HookedVisionLanguageModel, data: TrainingData, config_hash: str = "") -> None:
-        self._config_hash = config_hash
-        torch.manual_seed(cfg.seed)  # SAE-Lens does not seed the initialization of SAEs
-        super().__init__(cfg, override_dataset=data.rows, override_model=model)
-        self.store = ResumableActivationsStore(self.activations_store, data, cfg.seed)
-        self.activations_store = self.store
-        self.evaluator.activations_store = self.store
-
-    def save_checkpoint(self, checkpoint_path: Path | None) -> None:
-        super().save_checkpoint(checkpoint_path)
-        if checkpoint_path is not None:
-            seal(checkpoint_path, self._config_hash)
-
-    def run_trainer_with_interruption_handling(self, trainer: Any) -> Any:
-        set_counts_right(trainer, self.cfg.train_batch_size_tokens)
-        provider, scaler = self.store.provider, trainer.activation_scaler
-        if (
-            isinstance(provider, CachedActivations)
-            and self.sae.cfg.normalize_activations == "expected_average_only_in"
-            and scaler.scaling_factor is None
-        ):
-            # SAE-Lens would estimate it, which uses up batches.
-            scaler.scaling_factor = provider.scaling_factor
-        return fit_or_save(trainer, self.store)
-
-
-def set_counts_right(trainer: Any, batch_size: int) -> None:
-    """Set the counts that SAE-Lens does not restore: finished steps, and checkpoints that are still to be saved."""
-    trainer.n_training_steps = trainer.n_training_samples // batch_size
-    trainer.checkpoint_thresholds = [
-        threshold for threshold in trainer.checkpoint_thresholds if threshold > trainer.n_training_samples
-    ]
-
-
-def fit_or_save(trainer: Any, store: ResumableActivationsStore) -> Any:
-    """Train to the end, or until Ctrl-C, then save a complete checkpoint.
-
-    Raises:
-        Interrupted: Ctrl-C was pressed.
-    """
-    with noticed_interruptions(_ANSWER) as request:
-        store.stop_request = request
-        try:
-            return trainer.fit()
-        except Interrupted:
-            trainer.save_checkpoint(checkpoint_name=str(trainer.n_training_samples))
-            raise

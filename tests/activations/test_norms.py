@@ -6,6 +6,7 @@ import torch
 from sae_lens.training.activations_store import ActivationsStore
 
 from sae_lens_maira import phantom
+from sae_lens_maira.activations.block import Block
 from sae_lens_maira.activations.live import LiveActivations
 from sae_lens_maira.activations.norms import measure_norms, summarize_norms
 from sae_lens_maira.activations.selection import TokenSelection, with_norm_limits
@@ -98,3 +99,18 @@ def test_activations_over_the_norm_limit_and_of_other_kinds_are_left_out_of_trai
     store = ResumableActivationsStore(plain, TrainingData(rows, rows, selection, rows.select_columns(["kinds"])), 0)
     kept = store.get_filtered_llm_batch()
     assert torch.equal(kept, cache[HOOK][selected][norms <= norms.median()])
+
+
+def test_a_token_is_left_out_whose_norm_is_too_large_at_any_of_several_hook_points():
+    """Four tokens: within both limits, over the first, over the second, exactly at both."""
+    norms = {"first": torch.tensor([1.0, 3.0, 1.0, 2.0]), "second": torch.tensor([1.0, 1.0, 6.0, 5.0])}
+    block = Block(
+        activations={name: torch.zeros(4, 1) for name in norms},
+        norms=norms,
+        token_ids=torch.zeros(4, dtype=torch.long),
+        study_index=torch.zeros(4, dtype=torch.long),
+        position=torch.arange(4),
+        kind=torch.zeros(4, dtype=torch.uint8),
+    )
+    selection = TokenSelection(norm_limits={"first": 2.0, "second": 5.0})
+    assert selection.of(block).tolist() == [True, False, False, True]

@@ -82,3 +82,11 @@ def test_nothing_to_shuffle_is_an_error():
         GlobalShuffle(0, 1)
     with pytest.raises(ValueError, match="at least 1"):
         GlobalShuffle(5, 1, run_length=0)
+
+
+def test_the_order_within_a_window_is_another_one_in_each_epoch_and_window():
+    """One run of all tokens: nothing but the order within its window can differ between epochs."""
+    order = GlobalShuffle(512, 1, run_length=512, window=512)
+    assert (order.take(0, 0, 512) == order.take(1, 0, 512)).mean() < 0.05
+    two = GlobalShuffle(1024, 1, run_length=512, window=512)
+    assert (two.take(0, 0, 512) % 512 == two.take(0, 512, 1024) % 512).mean() < 0.05

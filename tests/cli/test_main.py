@@ -1,6 +1,7 @@
 """The command line: every verb's help and errors, light until something runs, and the verbs that no other test runs."""
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -17,9 +18,9 @@ import sae_lens_maira
 from sae_lens_maira import phantom
 from sae_lens_maira.activations.config import CacheConfig
 from sae_lens_maira.cli import main as cli
-from sae_lens_maira.cli.main import VERBS, main
+from sae_lens_maira.cli.main import VERBS, _log_handler, main
 from sae_lens_maira.data.study import FileImage, Study
-from sae_lens_maira.errors import UserError
+from sae_lens_maira.errors import UserError, printable_lines
 from sae_lens_maira.files import mark
 from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.sae import MairaMatryoshkaTrainingSAE, MairaMatryoshkaTrainingSAEConfig
@@ -281,6 +282,24 @@ def test_push_stages_an_sae_with_its_scores(tmp_path, capsys):
     card = (tmp_path / "dry" / "README.md").read_text()
     assert "| explained variance | 0.625 |" in card
     assert "Of a test." in card
+
+
+@pytest.mark.parametrize("scores", ["{", "[1]", '{"l0": "many"}', '{"l0": [1]}', "[" * 100_000])
+def test_push_names_scores_that_training_did_not_write(tmp_path, capsys, scores):
+    (tmp_path / "cfg.json").write_text("{}")
+    (tmp_path / "scores.json").write_text(scores)
+    assert main(["push", str(tmp_path), "someone/saes", "--dry-run", str(tmp_path / "dry")]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"sae-lens-maira: '.*scores\.json' is not what training wrote \(.*\n", error)
+    assert not (tmp_path / "dry").exists()
+
+
+def test_log_lines_and_reports_show_what_a_terminal_would_obey():
+    formatter = _log_handler().formatter
+    assert formatter is not None
+    record = logging.LogRecord("x", logging.INFO, "", 0, "Study %s is left out:\n  why", ("a\x1b[31m\u202eb",), None)
+    assert formatter.format(record) == "Study a\\x1b[31m\\u202eb is left out:\n  why"
+    assert printable_lines("No \x1b]0;title\x07 effusion.\nEnd.") == "No \\x1b]0;title\\x07 effusion.\nEnd."
 
 
 def test_the_command_line_is_laid_over_the_file_with_the_types_of_the_settings(tmp_path, monkeypatch):

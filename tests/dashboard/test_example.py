@@ -25,7 +25,7 @@ def test_its_first_page_is_todays_with_links_into_the_package():
     html = (EXAMPLE_PATH / "index.html").read_text()
     assert html == example["linked_index"]()
     links = re.findall(r'(?:src|href)="([^"#]+)"', html)
-    assert len(links) == 8
+    assert len(links) == 9
     assert all((EXAMPLE_PATH / link).resolve().parent == example["STATIC"] for link in links)
     assert all((EXAMPLE_PATH / link).is_file() for link in links)
 

@@ -10,6 +10,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ import torch
 
 from sae_lens_maira.cli.main import main
 from sae_lens_maira.dashboard import serve
-from sae_lens_maira.dashboard.data_files import read
+from sae_lens_maira.dashboard.data_files import put, read
+from sae_lens_maira.dashboard.origin import Origin, origin_path
+from sae_lens_maira.dashboard.own_folder import mark_gallery
 from sae_lens_maira.dashboard.serve import GalleryServer
 from sae_lens_maira.errors import ViewError
-from tests.dashboard.small_gallery import D_SAE, make_model, make_sae, make_studies
+from tests.dashboard.small_gallery import ALWAYS, D_SAE, make_model, make_sae, make_studies
 
 
 @contextmanager
@@ -170,14 +173,16 @@ def test_two_hundred_requests_at_once_are_answered(gallery):
     ],
 )
 def test_a_private_file_of_odd_types_is_refused_in_one_sentence(gallery, text):
-    (gallery / ".dashboard.json").write_text(text)
+    origin_path(gallery).write_text(text)
     with pytest.raises(ViewError, match=r"; delete it"):
         GalleryServer(gallery, 0)
 
 
 def test_a_gallery_from_elsewhere_asks_the_hub_for_nothing_unless_allowed(gallery, tmp_path):
-    origin = {"sae": str(tmp_path), "config": {"model": {"name": "someone/model"}}}
-    (gallery / ".dashboard.json").write_text(json.dumps(origin))
+    Origin(str(tmp_path), {"model": {"name": "someone/model"}}).write(gallery)
+    with serving(gallery) as server:
+        assert server.maker is None, "it is another gallery's"
+    mark_gallery(gallery, Origin(str(tmp_path), {"model": {"name": "someone/model"}}).gallery_id)
     with serving(gallery) as server:
         assert server.maker is None
         status, text, _ = get(server, "/pages/feature_6.html")
@@ -235,6 +240,46 @@ def test_a_gallery_from_the_command_line_and_a_page_on_demand(run, capsys, monke
         assert str(run) not in get(server, "/pages/feature_999.html")[1]
 
 
+def test_a_public_gallery_keeps_no_origin_and_a_copy_takes_none_along(run, capsys, monkeypatch):
+    """Neither the folder nor what lies beside it names this machine's folders."""
+    monkeypatch.chdir(run)
+    arguments = ["dashboard", "sae", "--out", "gallery", "--pages", "none", "--n-studies", "2"]
+    assert main(arguments) == 0
+    assert str(run) in origin_path(Path("gallery")).read_text()
+    copied = Path(shutil.copytree("gallery", run / "elsewhere" / "gallery"))
+    for file in copied.rglob("*"):
+        assert not file.is_file() or str(run).encode() not in file.read_bytes()
+    with serving(copied) as server:
+        assert server.maker is None
+    with serving(Path("gallery")) as server:
+        assert server.maker is not None
+    assert main([*arguments, "--public"]) == 0
+    assert not origin_path(Path("gallery")).exists()
+    with serving(Path("gallery")) as server:
+        assert server.maker is None
+    capsys.readouterr()
+    assert main([*arguments, "--neuronpedia"]) == 2
+    assert "neuronpedia writes the features that pages names, and pages is none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("banner", ["Private: 2 studies shown here may not leave this machine.", ""])
+def test_a_page_on_demand_holds_private_text_only_under_the_galleries_own_banner(run, monkeypatch, banner):
+    """Whatever the origin's settings say, a gallery with no banner gets pages of its shareable studies."""
+    private = [replace(study, shareable=index > 1) for index, study in enumerate(make_studies()[:5])]
+    monkeypatch.setattr("sae_lens_maira.sources.open_source", lambda _: private)
+    monkeypatch.chdir(run)
+    arguments = ["dashboard", "sae", "--out", "gallery", "--pages", "none"]
+    assert main([*arguments, "--include-private"]) == 0
+    index = Path("gallery") / "data" / "index.js"
+    put(index, "index", {**read(index), "banner": banner})
+    with serving(Path("gallery")) as server:
+        assert get(server, f"/pages/feature_{ALWAYS}.html")[0] == 200
+        assert server.maker is not None
+        subject = server.maker._subject
+    assert subject is not None
+    assert list(subject.recording.studies) == ([0, 1, 2, 3, 4] if banner else [2, 3, 4])
+
+
 def test_overrides_of_the_command_line_reach_the_source(run, capsys):
     arguments = ["dashboard", str(run / "sae"), "--out", str(run / "gallery"), "--pages", "none"]
     assert main([*arguments, "--source.n_studies", "2"]) == 0
@@ -290,9 +335,9 @@ def test_the_view_verb_serves_until_it_is_interrupted(gallery):
 def test_a_gallery_of_an_sae_that_changed_says_so(run, monkeypatch):
     monkeypatch.chdir(run)
     assert main(["dashboard", "sae", "--out", "gallery", "--pages", "none", "--n-studies", "2"]) == 0
-    origin = json.loads((run / "gallery" / ".dashboard.json").read_text())
+    origin = json.loads(origin_path(run / "gallery").read_text())
     origin["config"]["policy"]["image_tokens"] = "none"
-    (run / "gallery" / ".dashboard.json").write_text(json.dumps(origin))
+    origin_path(run / "gallery").write_text(json.dumps(origin))
     with serving(run / "gallery") as server:
         status, text, _ = get(server, "/pages/feature_3.html")
         assert status == 404

@@ -7,7 +7,7 @@ import pytest
 
 from sae_lens_maira.data import FileImage
 from sae_lens_maira.errors import ImageError, UserError
-from sae_lens_maira.maira2 import to_stretched_grey
+from sae_lens_maira.maira2 import to_stretched_gray
 from tests.data.dicom_files import dicom_file
 
 RAMP = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60
@@ -22,7 +22,7 @@ def write(tmp_path):
 
 
 def grey(path):
-    return np.array(to_stretched_grey(path)).astype(int)
+    return np.array(to_stretched_gray(path)).astype(int)
 
 
 def test_monochrome2_is_stretched(write):
@@ -88,7 +88,7 @@ def test_a_header_that_does_not_fit_is_refused(write, tags, message):
     path = write(RAMP, **tags)
     for image in (path, FileImage(path)):
         with pytest.raises(ImageError, match=message):
-            to_stretched_grey(image)
+            to_stretched_gray(image)
 
 
 def test_a_deflated_file_opens(write):
@@ -99,7 +99,7 @@ def test_a_damaged_file_is_refused_by_name(write):
     path = write(RAMP)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ImageError, match=r"film\.dcm' cannot be read as DICOM"):
-        to_stretched_grey(path, "frontal image")
+        to_stretched_gray(path, "frontal image")
 
 
 def test_without_pydicom_the_extra_is_named(write, monkeypatch):
@@ -113,6 +113,6 @@ def test_without_pydicom_the_extra_is_named(write, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", import_without_pydicom)
     with pytest.raises(ImportError, match=r"pip install 'sae-lens-maira\[dicom\]'") as caught:
-        to_stretched_grey(path)
+        to_stretched_gray(path)
     assert isinstance(caught.value, UserError)
     assert not isinstance(caught.value, ImageError)  # no study is to be left out for it

@@ -19,7 +19,7 @@ from sae_lens_maira.data.image_files import MAX_MEMORY, MAX_PIXELS, open_image
 from sae_lens_maira.data.openi_images import find_images, image_key
 from sae_lens_maira.data.study import Study
 from sae_lens_maira.errors import ImageError, MissingImageError
-from sae_lens_maira.maira2 import to_stretched_grey
+from sae_lens_maira.maira2 import to_stretched_gray
 from tests.data.dicom_files import dicom_file
 
 RAMP = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60
@@ -50,11 +50,11 @@ def png_header(width: int, height: int) -> bytes:
 def every_way(path: Path):
     """Functions that open the file at a path, one for each way there is."""
     return {
-        "path": lambda: to_stretched_grey(path),
-        "string": lambda: to_stretched_grey(str(path)),
-        "bytes": lambda: to_stretched_grey(path.read_bytes()),
-        "manifest": lambda: to_stretched_grey(FileImage(path)),
-        "opened": lambda: to_stretched_grey(FileImage(path).open()),
+        "path": lambda: to_stretched_gray(path),
+        "string": lambda: to_stretched_gray(str(path)),
+        "bytes": lambda: to_stretched_gray(path.read_bytes()),
+        "manifest": lambda: to_stretched_gray(FileImage(path)),
+        "opened": lambda: to_stretched_gray(FileImage(path).open()),
     }
 
 
@@ -113,17 +113,17 @@ def test_a_picture_that_pillow_opened_is_decoded_with_the_same_care(tmp_path):
     path = tmp_path / "film.png"
     path.write_bytes(png_header(9000, 9000))
     with pytest.raises(ImageError, match=r"film\.png' is too large to decode safely: it has 81,000,000 pixels"):
-        to_stretched_grey(Image.open(path))
+        to_stretched_gray(Image.open(path))
     closed = Image.open(io.BytesIO(png(RAMP)))
     closed.close()
     with pytest.raises(ImageError, match="cannot be read"):
-        to_stretched_grey(closed)
+        to_stretched_gray(closed)
 
 
 def test_large_arrays_are_refused():
     array = np.broadcast_to(np.uint8(0), (1 << 13, (1 << 13) + 1))
     with pytest.raises(ImageError, match="too large to decode safely"):
-        to_stretched_grey(array)
+        to_stretched_gray(array)
 
 
 @pytest.mark.parametrize(
@@ -198,12 +198,12 @@ def test_memory_that_runs_out_while_decoding_is_a_sentence(tmp_path, monkeypatch
 def test_floats_that_cannot_be_stretched_are_refused(values, message):
     for array in (np.array([values]), np.array([[[value] * 3 for value in values]])):
         with pytest.raises(ImageError, match=message):
-            to_stretched_grey(array)
+            to_stretched_gray(array)
 
 
 def test_float_extremes_that_can_be_stretched_are():
-    assert np.asarray(to_stretched_grey(np.array([[0.0, 1e308, 1.7e308]]))).tolist() == [[0, 150, 255]]
-    assert np.asarray(to_stretched_grey(np.array([[0.0, 5e-324]]))).tolist() == [[0, 255]]
+    assert np.asarray(to_stretched_gray(np.array([[0.0, 1e308, 1.7e308]]))).tolist() == [[0, 150, 255]]
+    assert np.asarray(to_stretched_gray(np.array([[0.0, 5e-324]]))).tolist() == [[0, 255]]
 
 
 def test_a_contact_sheet_shows_deep_images(tmp_path):
@@ -221,7 +221,7 @@ _IN_LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from sae_lens_maira.maira2 import to_stretched_grey
+from sae_lens_maira.maira2 import to_stretched_gray
 from sae_lens_maira.maira2.images import fit_to_crop
 from sae_lens_maira.errors import ImageError
 import pydicom.pixels, pydicom.pixels.processing
@@ -236,7 +236,7 @@ now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesiz
 for path, n_bytes in zip(sys.argv[1::2], sys.argv[2::2]):
     resource.setrlimit(resource.RLIMIT_AS, (now + int(n_bytes), resource.RLIM_INFINITY))
     try:
-        image = fit_to_crop(to_stretched_grey(path), Official)
+        image = fit_to_crop(to_stretched_gray(path), Official)
         print(min(image.size), max(image.size))
     except ImageError as error:
         print(error)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sae_lens_maira.errors import ImageError
-from sae_lens_maira.maira2 import to_stretched_grey
+from sae_lens_maira.maira2 import to_stretched_gray
 from tests.data.dicom_files import dicom_file
 
 KINDS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "dicom", "deflated dicom")
@@ -47,7 +47,7 @@ def outcomes(kind: str, folder: Path, n: int) -> dict[str, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                image = to_stretched_grey(damaged(content, draw), "frontal image")
+                image = to_stretched_gray(damaged(content, draw), "frontal image")
             except ImageError as error:
                 found["refused"] += str(error).startswith("The frontal image ")
             else:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sae_lens_maira.data.manifest import read_manifest
 from sae_lens_maira.data.study import Label
-from sae_lens_maira.errors import ManifestError
+from sae_lens_maira.errors import ManifestError, MissingPackageError
 from tests.damage import check_sentence
 
 
@@ -254,3 +254,25 @@ def test_nan_is_nothing_as_tables_of_pandas_write_it(folder):
     columns = {"study_id": ["s1", "s2"], "frontal": ["a.png", "b.png"], "lateral": [float("nan")] * 2}
     pq.write_table(pa.table(columns), folder / "s.parquet")
     assert [study.lateral for study in read_manifest(folder / "s.parquet")] == [None, None]
+
+
+def test_all_problems_of_a_table_are_told_at_once(tmp_path):
+    """Ten in words, the others as a number."""
+    (tmp_path / "here.png").touch()
+    rows = [f"s{row},{'here' if row == 3 else f'gone{row}'}.png" for row in range(14)]
+    (tmp_path / "studies.csv").write_text("\n".join(["study_id,frontal", *rows, "s3,here.png"]))
+    with pytest.raises(ManifestError) as error:
+        read_manifest(tmp_path / "studies.csv")
+    text = str(error.value)
+    assert [f"gone{row}.png" in text for row in range(14)] == [row != 3 and row < 11 for row in range(14)]
+    assert text.endswith("; and 4 more.")
+    assert "\n" not in text
+
+
+def test_dicom_images_need_their_package_before_anything_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "a.dcm").touch()
+    (tmp_path / "studies.csv").write_text("study_id,frontal\ns,a.dcm\n")
+    assert len(read_manifest(tmp_path / "studies.csv")) == 1
+    monkeypatch.setattr("sae_lens_maira.data.manifest.find_spec", lambda _: None)
+    with pytest.raises(MissingPackageError, match=r"^Reading the frontal image '.*a\.dcm' needs pydicom: pip install"):
+        read_manifest(tmp_path / "studies.csv")

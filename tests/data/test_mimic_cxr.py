@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_lens_maira.data import FileImage, Study
-from sae_lens_maira.data.mimic_cxr import ReportZip
+from sae_lens_maira.data.mimic_reports import ReportZip
 from sae_lens_maira.data.mimic_tables import parse_time, read_labels, read_metadata
 from sae_lens_maira.data.source import MimicCxrConfig
 from sae_lens_maira.data.study import Label
@@ -321,3 +321,11 @@ def test_a_damaged_report_in_a_zip_is_named(tmp_path):
         archive.writestr(name, " " * (1 << 21))
     with pytest.raises(SourceError, match="has 2097152 bytes; no report is that long"):
         ReportZip(path).read("10000032", "50000001")
+
+
+def test_all_that_a_copy_lacks_is_told_at_once(tmp_path):
+    config = MimicCxrConfig(path=str(tmp_path), reports=str(tmp_path / "reports.zip"), split="test")
+    with pytest.raises(SourceError) as error:
+        open_source(config)
+    for lacking in ("MIMIC-CXR-JPG's images", "MIMIC-CXR's reports", "0-metadata.csv", "0-split.csv"):
+        assert lacking in str(error.value)

@@ -1,6 +1,7 @@
 """Open-i's images in a compressed archive: unpacked once, gone on with, and never outside of the cache."""
 
 import io
+import json
 import logging
 import os
 import pickle
@@ -179,6 +180,16 @@ def test_hostile_members_are_passed_over(tmp_path, reports, cache):
     assert unpacked(cache) == expected(NAMES[6:])
     new = set(tmp_path.rglob("*")) - before
     assert all(file.is_relative_to(tmp_path / "cache") and not file.is_symlink() for file in new)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "[" * 100_000, json.dumps({NAMES[0]: "../../x.png"}), '{"a": 3}'])
+def test_a_damaged_list_of_what_was_unpacked_is_made_again(reports, images, cache, damage):
+    before = [study.study_id for study in openi(reports, images=str(images))]
+    (marker,) = cache.rglob("unpacked.json")
+    written = marker.read_text()
+    marker.write_text(damage)
+    assert [study.study_id for study in openi(reports, images=str(images))] == before
+    assert marker.read_text() == written
 
 
 def test_an_image_that_is_too_large_is_refused(tmp_path, reports, cache):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from sae_lens_maira.data.manifest import read_manifest
-from sae_lens_maira.data.mimic_cxr import ReportZip
+from sae_lens_maira.data.mimic_reports import ReportZip
 from sae_lens_maira.data.mimic_tables import read_labels, read_metadata, read_split
 from sae_lens_maira.data.openi_reports import parse_openi_report, read_reports
 from tests.damage import outcomes

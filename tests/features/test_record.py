@@ -97,3 +97,18 @@ def test_the_draw_of_silent_examples_follows_the_seed(subject, table):
 
     assert silent(DEAD, 0) == silent(DEAD, 0)
     assert len({tuple(silent(DEAD, seed)) for seed in range(5)}) > 1
+
+
+def test_the_table_as_pandas_has_a_row_per_feature(table):
+    frame = table.to_pandas()
+    assert frame.index.tolist() == list(range(table.n_features))
+    assert frame["n_firing"].tolist() == table.counts.n_firing.tolist()
+    assert (frame["density"] * table.firings.shape[0]).round().tolist() == table.counts.n_firing.tolist()
+    kinds = [name for name in frame if name.startswith("n_") and name != "n_firing"]
+    assert (frame[kinds].sum(axis=1) == frame["n_firing"]).all()
+    for feature, fits in enumerate(table.labels):
+        label, auroc = frame.loc[feature, ["label", "auroc"]]
+        if fits:
+            assert (label, auroc) == (fits[0].label, fits[0].auroc)
+        else:
+            assert frame.loc[feature, ["label", "auroc"]].isna().all()

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as st_numpy
 from PIL import Image
 
 from sae_lens_maira.errors import ImageError
-from sae_lens_maira.maira2 import FindingsPrompt, to_stretched_grey
+from sae_lens_maira.maira2 import FindingsPrompt, to_stretched_gray
 from sae_lens_maira.maira2.images import fit_to_crop
 
 
@@ -22,14 +22,14 @@ def stretched_by_hand(plane):
 def test_8_bit_grey_is_stretched_and_truncated():
     image = np.array([[10, 20], [30, 61]], dtype=np.uint8)
     # (20 - 10) / 51 * 255 = 50, (30 - 10) / 51 * 255 = 100
-    assert np.array(to_stretched_grey(image)).tolist() == [[0, 50], [100, 255]]
+    assert np.array(to_stretched_gray(image)).tolist() == [[0, 50], [100, 255]]
 
 
 @given(st_numpy.arrays(np.uint8, (3, 4), elements=st.integers(0, 255)).filter(lambda plane: plane.min() < plane.max()))
 @settings(deadline=None)
 def test_arrays_and_pil_images_agree(plane):
-    from_array = np.array(to_stretched_grey(plane))
-    assert (from_array == np.array(to_stretched_grey(Image.fromarray(plane)))).all()
+    from_array = np.array(to_stretched_gray(plane))
+    assert (from_array == np.array(to_stretched_gray(Image.fromarray(plane)))).all()
     assert from_array.min() == 0
     assert from_array.max() == 255
 
@@ -41,7 +41,7 @@ def test_16_bit_keeps_its_gradations(low, high, tmp_path):
     path = tmp_path / "deep.png"
     Image.fromarray(plane).save(path)
     for image in (plane, Image.open(path), path, str(path)):
-        grey = np.array(to_stretched_grey(image))
+        grey = np.array(to_stretched_gray(image))
         assert len(np.unique(grey)) == 64
         # One step of tolerance: the hand formula divides and multiplies in another order.
         assert np.abs(grey - stretched_by_hand(plane)).max() <= 1
@@ -51,7 +51,7 @@ def test_float_images_of_any_range():
     plane = np.array([[-1.5, 0.0], [0.25, 2.5]])
     expected = [[0, 95], [111, 255]]  # 1.5 / 4 * 255 = 95.6, 1.75 / 4 * 255 = 111.6
     for image in (plane, plane.astype(np.float32), Image.fromarray(plane.astype(np.float32))):
-        assert np.array(to_stretched_grey(image)).tolist() == expected
+        assert np.array(to_stretched_gray(image)).tolist() == expected
 
 
 def test_colour_becomes_luma():
@@ -61,14 +61,14 @@ def test_colour_becomes_luma():
     expected = stretched_by_hand(pil)
     opaque = np.concatenate([colour, np.full((1, 3, 1), 255, np.uint8)], axis=-1)
     for image in (colour, Image.fromarray(colour), opaque, Image.fromarray(opaque)):
-        assert (np.array(to_stretched_grey(image)) == expected).all()
+        assert (np.array(to_stretched_gray(image)) == expected).all()
 
 
 def test_deep_colour_becomes_luma():
     colour = np.zeros((1, 3, 3), dtype=np.uint16)
     colour[0, 0, 0] = colour[0, 1, 1] = colour[0, 2, 2] = 50000
     # (0.299 - 0.114) / (0.587 - 0.114) * 255 = 99.7
-    assert np.array(to_stretched_grey(colour)).tolist() == [[99, 255, 0]]
+    assert np.array(to_stretched_gray(colour)).tolist() == [[99, 255, 0]]
 
 
 def test_palette_black_and_white_and_one_channel_images():
@@ -80,13 +80,13 @@ def test_palette_black_and_white_and_one_channel_images():
         plane[..., None],
         plane > 0,
     ):
-        assert (np.array(to_stretched_grey(image)) == plane).all()
+        assert (np.array(to_stretched_gray(image)) == plane).all()
 
 
 @pytest.mark.parametrize("value", [0, 7, 255])
 def test_a_constant_image_is_refused(value):
     with pytest.raises(ImageError, match="The lateral image is constant"):
-        to_stretched_grey(np.full((4, 4), value, dtype=np.uint8), "lateral image")
+        to_stretched_gray(np.full((4, 4), value, dtype=np.uint8), "lateral image")
 
 
 def test_a_truncated_file_is_refused_by_name(tmp_path):
@@ -96,16 +96,16 @@ def test_a_truncated_file_is_refused_by_name(tmp_path):
     path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
     for image in (path, Image.open(path)):
         with pytest.raises(ImageError, match=r"The frontal image '.*cut\.png' cannot be read"):
-            to_stretched_grey(image, "frontal image")
+            to_stretched_gray(image, "frontal image")
 
 
 def test_a_text_file_and_a_missing_file_are_refused_by_name(tmp_path):
     path = tmp_path / "report.png"
     path.write_text("no image")
     with pytest.raises(ImageError, match=r"report\.png' cannot be read"):
-        to_stretched_grey(path)
+        to_stretched_gray(path)
     with pytest.raises(ImageError, match=r"nowhere\.png' does not exist"):
-        to_stretched_grey(tmp_path / "nowhere.png")
+        to_stretched_gray(tmp_path / "nowhere.png")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_text_file_and_a_missing_file_are_refused_by_name(tmp_path):
 )
 def test_what_is_no_image_is_refused(image, message):
     with pytest.raises(ImageError, match=message):
-        to_stretched_grey(image)
+        to_stretched_gray(image)
 
 
 def test_the_processor_names_the_image_that_is_wrong(processor, frontal):

@@ -1,5 +1,6 @@
 """Rows as a dataset: of fixed length, counted, streamed and reused."""
 
+import errno
 import os
 import time
 import traceback
@@ -8,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from datasets.arrow_writer import ArrowWriter
 
 from sae_lens_maira.data.source import StudySource
 from sae_lens_maira.data.study import SECTIONS, FileImage, Study, TokenKind
@@ -241,10 +243,27 @@ def test_eight_processes_that_build_the_same_rows_make_one_good_folder(build, tm
         assert len(list((tmp_path / "rows").iterdir())) == turn + 1
 
 
-def test_an_unfinished_folder_in_the_final_place_is_replaced(build, tmp_path):
-    build()
+@pytest.mark.parametrize("damage", [None, "", "{", "[" * 100_000, "[]", '{"n_studies": 2}'])
+def test_an_unfinished_or_damaged_folder_in_the_final_place_is_replaced(build, tmp_path, damage):
+    expected = build().summary
     (finished,) = (tmp_path / "rows").iterdir()
     (finished / "summary.json").unlink()
+    if damage is not None:
+        (finished / "summary.json").write_text(damage)
+    again = build()
+    assert len(again.dataset) == 2
+    assert again.summary == expected
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(build, tmp_path, monkeypatch):
+    def no_room(self, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ArrowWriter, "finalize", no_room)
+        with pytest.raises(RowError, match=r"^Rows cannot be written to '.*rows', as the disk is full; make room\.$"):
+            build()
+    assert not list((tmp_path / "rows").iterdir())
     assert len(build().dataset) == 2
 
 

@@ -155,7 +155,7 @@ def test_a_models_name_adds_no_keys_to_the_card(sae_path: Path, tmp_path: Path) 
     config["metadata"]["model_name"] = "a/b\nlicense: stolen\nx: y"
     config["metadata"]["sae_lens_maira"]["model"] = "a/b\nlicense: stolen"
     (sae_path / "cfg.json").write_text(json.dumps(config))
-    push_saes(sae_path, "a/b", dry_run_path=tmp_path / "dry", licence="mit\ntags: [x]")
+    push_saes(sae_path, "a/b", dry_run_path=tmp_path / "dry", license="mit\ntags: [x]")
     header = yaml.safe_load((tmp_path / "dry" / "README.md").read_text().split("---")[1])
     assert header.keys() == {"library_name", "license", "tags"}
     assert header["license"] == "mit\ntags: [x]"

@@ -24,7 +24,7 @@ from sae_lens_maira.training.config import ActivationsConfig, TrainConfig
 from sae_lens_maira.training.data import training_data
 from sae_lens_maira.training.run import train
 from sae_lens_maira.training.runner_config import sae_config, to_runner_config
-from sae_lens_maira.training.store import ResumableRunner
+from sae_lens_maira.training.runners import ResumableRunner
 from tests.activations.conftest import make_settings
 from tests.conftest import CHECKPOINT_PATH
 from tests.training.conftest import copy_mark

@@ -18,6 +18,7 @@ from sae_lens_maira.errors import ConfigError, Interrupted
 from sae_lens_maira.files import MARKER, exclusive, mark
 from sae_lens_maira.training.checkpoints import hash_config, newest_whole
 from sae_lens_maira.training.mirrored import with_sae_lens_types
+from sae_lens_maira.training.result import read_result
 from sae_lens_maira.training.run import train
 from tests.training.conftest import copy_mark
 
@@ -141,6 +142,13 @@ def test_a_run_with_a_damaged_checkpoint_resumes_to_the_same_weights(finished, c
     (newest / "trainer_state.pt").write_bytes(b"damaged")
     train(config, path, resume=True)
     assert_weights(path, load_file(finished / WEIGHTS))
+
+
+@pytest.mark.parametrize("scores", ["", "{", "[1]", '{"l0": 1}', "[" * 100_000])
+def test_damaged_scores_are_named_with_the_way_out(tmp_path, scores):
+    (tmp_path / "scores.json").write_text(scores)
+    with pytest.raises(ConfigError, match=r"^'.*scores\.json' cannot be read \(.*\); remove the scores"):
+        read_result(tmp_path, "cpu")
 
 
 def test_two_trainings_in_one_folder_are_refused(config, tmp_path):

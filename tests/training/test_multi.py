@@ -9,7 +9,6 @@ import pytest
 import torch
 from sae_lens import SAE, BatchTopKTrainingSAEConfig, LoggingConfig
 from sae_lens.multi_sae_training_runner import MultiSAETrainingRunner, MultiSAETrainingRunnerConfig
-from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from safetensors.torch import load_file
 
 from sae_lens_maira import phantom
@@ -20,11 +19,13 @@ from sae_lens_maira.hooked import HookedMaira2
 from sae_lens_maira.hooked.identity import METADATA_KEY
 from sae_lens_maira.hooked.loading import load_model
 from sae_lens_maira.sources import open_source
+from sae_lens_maira.training import runners
 from sae_lens_maira.training.config import ActivationsConfig, TrainConfig, load_config
 from sae_lens_maira.training.data import training_data
-from sae_lens_maira.training.multi import ResumableMultiRunner, train_several
+from sae_lens_maira.training.multi import train_several
 from sae_lens_maira.training.run import train
 from sae_lens_maira.training.runner_config import to_multi_runner_config
+from sae_lens_maira.training.runners import ResumableMultiRunner
 from tests.activations.conftest import make_settings
 from tests.conftest import CHECKPOINT_PATH
 from tests.training.conftest import copy_mark
@@ -168,15 +169,15 @@ def test_ctrl_c_stops_between_two_steps_and_the_run_resumes_to_the_same_weights(
     config, finished, tmp_path, monkeypatch
 ):
     n_steps = []
-    update = MultiSAETrainer._update_pbar
+    update = runners.show_progress
 
-    def interrupt(self, *args, **kwargs):
+    def interrupt(*args, **kwargs):
         n_steps.append(1)
         if len(n_steps) == 7:
             signal.raise_signal(signal.SIGINT)
-        update(self, *args, **kwargs)
+        update(*args, **kwargs)
 
-    monkeypatch.setattr(MultiSAETrainer, "_update_pbar", interrupt)
+    monkeypatch.setattr(runners, "show_progress", interrupt)
     with pytest.raises(Interrupted, match="--resume"):
         train_several(config, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / str(7 * 128)).is_dir()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -108,10 +109,9 @@ def test_ctrl_c_saves_a_checkpoint_that_resumes_to_the_same_weights(config, tmp_
             [*command, "--out", str(stopped)], stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"}
         )
         deadline = time.monotonic() + 120
-        while "Training SAE" not in log_path.read_text() and process.poll() is None:
+        while not re.search(r" [1-9]\d*/51200 ", log_path.read_text()) and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=120) == 130, log_path.read_text()[-2000:]
     (checkpoint,) = (stopped / "checkpoints").iterdir()

@@ -100,6 +100,7 @@
         index.tokens[feature].length && ["Top tokens", el("span", {}, ...index.tokens[feature].flatMap((t) => [el("code", {}, visible(t)), " "]))],
         index.labels[feature].length && ["Best labels", index.labels[feature].map(GALLERY.labelText).join("; ")],
       ]),
+      el("div.cards", {}, ...GALLERY.resultCards(index, feature)),
       el("div.columns", {},
         el("section", {}, el("h3", {}, "Activations"), histogram(index, feature, details)),
         el("section.pair", {}, logits("Promoted tokens", details.promoted), logits("Suppressed tokens", details.suppressed))),

@@ -1,5 +1,5 @@
 "use strict";
-// Which view an address asks for: #feature=123, #study=17, #studies, #hierarchy, or the table.
+// Which view an address asks for: #feature=123, #study=17, #concept=edema, #concepts, #studies, #hierarchy, or the table.
 
 (() => {
   const main = document.getElementById("main");
@@ -20,6 +20,8 @@
         if (feature < index.nFeatures) await GALLERY.showFeature(index, staged(view, own), feature);
         else GALLERY.fill(main, message(`There is no feature ${feature}; the SAE has ${GALLERY.count(index.nFeatures)}.`));
       } else if (found) await GALLERY.showStudy(index, staged(view, own), Number(found[2]));
+      else if (location.hash.startsWith("#concept=")) GALLERY.showConcept(index, main, decodeURIComponent(location.hash.slice("#concept=".length)));
+      else if (location.hash === "#concepts") GALLERY.showConcepts(index, main);
       else if (location.hash === "#studies") GALLERY.showStudies(index, main);
       else if (location.hash === "#hierarchy") await GALLERY.showHierarchy(index, staged(view, own));
       else GALLERY.showTable(index, main);
@@ -81,12 +83,15 @@
     try {
       index = await GALLERY.load("index");
       index.serving = await GALLERY.load("serving");
+      index.results = await GALLERY.load("results");
     } catch (error) {
       GALLERY.fill(main, message(`The gallery's data is missing: ${error.message}.`));
       return;
     }
     index.hasPage = new Set(index.pages);
     index.shown = new Set(index.studies);
+    index.concepts = GALLERY.conceptsOf(index.results);
+    document.getElementById("concepts").hidden = !index.results.length;
     document.getElementById("title").textContent = index.title;
     for (const name of ["banner", "note"]) {
       const line = document.getElementById(name);

@@ -30,7 +30,13 @@
     ["score", "Score", (index, f) => index.score[f] ?? -Infinity, -1],
     ["label", "Best labels", (index, f) => (index.labels[f].length ? index.labels[f][0][1] : 0), -1],
   ];
-  const state = {search: "", group: "", density: "", kind: "", having: "", sort: "largest", order: -1, top: 0, at: 0};
+  const FIGURE = ["figure", "Figure", (index, f) => {
+    const value = chosenFigure(index)[2](f);
+    return value === null || value === undefined ? (state.order > 0 ? Infinity : -Infinity) : typeof value === "string" ? value.toLowerCase() : Number(value);
+  }, -1];
+  COLUMNS.push(FIGURE);
+  const chosenFigure = (index) => GALLERY.figures(index).find(([key]) => key === state.figure);
+  const state = {figure: "", search: "", group: "", density: "", kind: "", having: "", sort: "largest", order: -1, top: 0, at: 0};
   let haystack = null;
 
   // Features in the order in which the table shows them.
@@ -63,6 +69,7 @@
   }
 
   function row(index, f, place, height) {
+    const chosen = state.figure && chosenFigure(index);
     const cell = (name, ...children) => el(`span.cell.${name}`, {role: "gridcell"}, ...children);
     const density = GALLERY.density(index, f);
     const bar = el("span.bar", {"aria-hidden": "true"});
@@ -80,7 +87,8 @@
       cell("tokens", ...index.tokens[f].map((token) => el("code", {}, token.trim() || "\u2423"))),
       cell("meaning", index.meaning[f] || ""),
       cell("score", index.score[f] === null ? "" : index.score[f].toFixed(2)),
-      cell("label", labels.join(", ")));
+      cell("label", labels.join(", ")),
+      state.figure && cell("figure", chosen[3](f) || "\u2013"));
     element.style.transform = `translateY(${place * height}px)`;
     return element;
   }
@@ -91,6 +99,7 @@
     const rows = el("div.rows", {role: "presentation"});
     const heads = COLUMNS.map(([name, text, , first]) => el(`span.cell.${name}`, {role: "columnheader", "data-sort": name},
       el("button", {type: "button", onclick: () => sortBy(name, first)}, text)));
+    const figureHead = heads.at(-1);
     const head = el("div.row.head", {role: "row", "aria-rowindex": 1}, ...heads);
     const body = el("div.body", {role: "rowgroup", tabindex: 0, "aria-label": "Features; arrow keys move, Enter opens"}, rows);
     const grid = el("div.grid", {role: "grid", "aria-label": "All features"}, head, body);
@@ -157,11 +166,23 @@
         select("density", "Density", DENSITIES, set("density")),
         select("kind", "Fires mostly on", [["", "anything"], ...kinds.map((kind) => [String(kind), index.kinds[kind]])], set("kind")),
         select("having", "Having", HAVING, set("having")),
-        select("sort", "Sort by", COLUMNS.map(([name, text]) => [name, text]), (name) => sortBy(name, COLUMNS.find(([own]) => own === name)[3]))),
+        index.results.length > 0 && select("figure", "Figure", [["", "none"], ...GALLERY.figures(index).map(([key, title]) => [key, title])], (key) => {
+          state.figure = key;
+          state.sort = key ? "figure" : "largest";
+          state.order = -1;
+          showsFigure();
+          refresh();
+        }),
+        select("sort", "Sort by", COLUMNS.filter((own) => own !== FIGURE || state.figure).map(([name, text]) => [name, text]), (name) => sortBy(name, COLUMNS.find(([own]) => own === name)[3]))),
       result, grid);
     const without = ["meaning", "score", "label"].filter((name) => !index[{meaning: "meaning", score: "score", label: "labels"}[name]]
       .some((own) => own !== null && own.length !== 0 && own !== ""));
     grid.classList.add(...without.map((name) => `no-${name}`));
+    const showsFigure = () => {
+      grid.classList.toggle("no-figure", !state.figure);
+      if (state.figure) figureHead.querySelector("button").textContent = chosenFigure(index)[1];
+    };
+    showsFigure();
     if (index.widths.length === 1) grid.classList.add("no-group");
     const {top} = state;
     refresh(true);

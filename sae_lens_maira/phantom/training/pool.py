@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, UInt8
 from tqdm import tqdm
 
 from sae_lens_maira.data.study import Box
-from sae_lens_maira.maira2.images import to_stretched_grey
+from sae_lens_maira.maira2.images import to_stretched_gray
 from sae_lens_maira.phantom.generate import IMAGE_SIZE, Recipe, sample_recipe
 from sae_lens_maira.phantom.words.grammar import stem
 from sae_lens_maira.phantom.world import scene
@@ -68,7 +68,7 @@ class Pool:
 
 def stretched_pixels(image: PhantomImage) -> UInt8[np.ndarray, "size size"]:
     """The image after the processor's stretch to the full range of gray levels."""
-    return np.asarray(to_stretched_grey(image.open()))
+    return np.asarray(to_stretched_gray(image.open()))
 
 
 class _Drawn(NamedTuple):
