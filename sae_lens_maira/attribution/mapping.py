@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from sae_lens_maira.attribution.boxes import boxes_of, center_prior, patches_inside, score_boxes
 from sae_lens_maira.attribution.checks import agreement, curves, erase_boxes
@@ -86,9 +87,13 @@ def map_study(
         boxes: boxes of each label; those of the study's sentences if None.
     """
     study, vlm = work.studies[index], work.reader.vlm
-    images = {view: load_image(vlm, study, view) for view in study.images}
+    images: dict[View, OneImage] = {}
+    embeddings: dict[View, Tensor] = {}
+    for view in study.images:
+        images[view] = load_image(vlm, study, view)
+        embeddings[view] = images[view].embeddings
     encoded = encode(vlm, study)
-    prompt = embed_prompt(vlm, encoded, dict(zip(images, (image.embeddings for image in images.values()), strict=True)))
+    prompt = embed_prompt(vlm, encoded, embeddings)
     with torch.no_grad():
         hidden = read_site(vlm, work.reader.place, prompt.embeddings[None])[0]
         values = work.reader.pre_activations(hidden).cpu().numpy()
