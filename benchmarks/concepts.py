@@ -1,10 +1,11 @@
 """Scores of all latents for all labels from activations on disk, against a loop over scikit-learn.
 
-10,000 synthetic studies of 12 tokens, 16,384 latents of a random TopK SAE (k 32) and 38 labels that each ask a third of
-the studies' own direction. Both sides pool each latent by its maximum and its mean in two regions, compute AUROC on the
-choosing half for both pools, and AUROC and average precision of the better pool on the other half. scikit-learn is
-timed on a sample of latents and labels, on pooled values that it is given, and must find the same numbers; its time for
-all pairs is extrapolated. Memory is the peak of a process of its own, for a quarter of the studies and for all.
+10,000 synthetic studies of 12 tokens, 16,384 latents of a random TopK SAE (k 32), and 38 labels, each true of a third
+of the studies and planted as a direction at one image token. Both sides pool each latent by its maximum and its mean in
+two regions, compute AUROC on the choosing half for both pools, and AUROC and average precision of the better pool on
+the other half. scikit-learn is timed on a sample of latents and labels, on pooled values that it is given, and must
+find the same numbers; its time for all pairs is extrapolated. Memory is the peak of a process, for a quarter of the
+studies and for all.
 
 scikit-learn is no dependency of this package: pip install scikit-learn.
 """
@@ -30,7 +31,7 @@ from sae_lens_maira.concepts.firings import top_k
 from sae_lens_maira.concepts.per_feature import EveryScore
 from sae_lens_maira.concepts.pooled import rank
 from sae_lens_maira.concepts.questions import Question, Truth
-from sae_lens_maira.concepts.segments import Segments, cut
+from sae_lens_maira.concepts.segments import cut
 from sae_lens_maira.data.study import FileImage, Study, TokenKind
 from sae_lens_maira.features.recording import Recording, record
 
@@ -125,26 +126,25 @@ def peak(n_studies: int, n_latents: int) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def segments_in_memory(segments: Segments) -> float:
-    """MiB of what is known of every token: it grows with tokens, and not with latents."""
-    return sum(values.nbytes for values in vars(segments).values()) / 2**20
-
-
-def main() -> None:
+def main(n_studies: int = N_STUDIES) -> None:
+    small = peak(n_studies // 4, N_LATENTS)
     with tempfile.TemporaryDirectory() as scratch:
-        pooling, scoring, features, exam = ours(N_STUDIES, N_LATENTS, Path(scratch))
+        pooling, scoring, features, exam = ours(n_studies, N_LATENTS, Path(scratch))
+        large = memory_mib("VmHWM")
         loop = peer(features, exam, Path(scratch))
-    n_scores = N_LATENTS * len(exam.items)
-    print(f"{N_STUDIES} studies, {N_LATENTS} latents, {len(exam.items)} questions in regions: {n_scores} pairs")
+    print(f"{n_studies} studies, {N_LATENTS} latents, {len(exam.items)} questions in regions")
     print(f"encoding and pooling {pooling:.1f} s; scoring {scoring:.1f} s; scikit-learn's loop {loop:.0f} s")
     print(f"{loop / scoring:.0f} times as fast for the scores, {loop / (scoring + pooling):.0f} times with pooling")
-    dense = N_STUDIES * N_LATENTS * 4 / 2**20
-    print(f"peak memory: {peak(N_STUDIES // 4, N_LATENTS):.0f} MiB for {N_STUDIES // 4} studies, ", end="")
-    print(f"{peak(N_STUDIES, N_LATENTS):.0f} MiB for {N_STUDIES}; ", end="")
-    print(f"one dense table of studies by latents would be {dense:.0f} MiB")
+    print(
+        f"peak memory: {small:.0f} MiB for {n_studies // 4} studies, {large:.0f} MiB for {n_studies}; one dense table "
+    )
+    print(f"of studies by latents would be {n_studies * N_LATENTS * 4 / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as scratch_path:
-        ours(int(sys.argv[1]), int(sys.argv[2]), Path(scratch_path))
-    print(memory_mib("VmHWM"))
+    if len(sys.argv) == 3:
+        with tempfile.TemporaryDirectory() as scratch_path:
+            ours(int(sys.argv[1]), int(sys.argv[2]), Path(scratch_path))
+        print(memory_mib("VmHWM"))
+    else:
+        main(*map(int, sys.argv[1:]))

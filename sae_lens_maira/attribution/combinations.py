@@ -114,7 +114,7 @@ def _encode_swapped(
     """A prompt with swapped texts. Without a report it ends with the last token of the prompt, cut off from the study's
     own: a tokenizer may write the end of the prompt differently when a report follows."""
     is_cut = "report" in swapped and not replacement.texts.get("findings")
-    kept = tuple(source for source in swapped if source != "report") if is_cut else swapped
+    kept: tuple[Source, ...] = tuple(source for source in swapped if source != "report") if is_cut else swapped
     ids, kinds = encode(vlm, with_texts(study, replacement, kept))
     stop = int(place_positions(kinds)[0][0]) + 1 if is_cut else len(ids)
     return ids[:stop], kinds[:stop]

@@ -87,10 +87,13 @@ def map_study(
         boxes: boxes of each label; those of the study's sentences if None.
     """
     study, vlm = work.studies[index], work.reader.vlm
-    images = {view: load_image(vlm, study, view) for view in study.images}
+    images: dict[View, OneImage] = {}
+    embeddings: dict[View, Tensor] = {}
+    for view in study.images:
+        images[view] = load_image(vlm, study, view)
+        embeddings[view] = images[view].embeddings
     encoded = encode(vlm, study)
-    embedded: dict[View, Tensor] = {view: image.embeddings for view, image in images.items()}
-    prompt = embed_prompt(vlm, encoded, embedded)
+    prompt = embed_prompt(vlm, encoded, embeddings)
     with torch.no_grad():
         hidden = read_site(vlm, work.reader.place, prompt.embeddings[None])[0]
         values = work.reader.pre_activations(hidden).cpu().numpy()
@@ -113,7 +116,7 @@ def map_study(
             maps = {method: make_map(target, method).float().cpu().numpy() for method in work.config.methods}
             random = _agreement_of_random(work, target, index)
             for number, feature in enumerate(features):
-                own: dict[MapMethod, np.ndarray] = {method: values[number] for method, values in maps.items()}
+                own = dict(zip(work.config.methods, (values[number] for values in maps.values()), strict=True))
                 label_boxes = (
                     None
                     if view != "frontal" or feature.label is None

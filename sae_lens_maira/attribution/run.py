@@ -108,13 +108,9 @@ def attribute(
 
 
 def _made_from(reader: FeatureReader, model: HookedVisionLanguageModel, config: AttributionConfig) -> dict[str, Any]:
-    sae = {
-        "d_sae": reader.n_features,
-        "hook_name": str(reader.sae.cfg.metadata.hook_name),
-        "weights_fingerprint": fingerprint_weights(reader.sae),
-    }
     return {
-        "sae": sae,
+        "sae": fingerprint_weights(reader.sae),
+        "hook_name": str(reader.sae.cfg.metadata.hook_name),
         "model": describe_model(model) | {"model": public_model_name(model.cfg.model_name)},
         "source": dict(model.studies.description),
         "boxes": None if config.boxes is None else hash_file(Path(config.boxes)),

@@ -62,8 +62,8 @@ def dashboard(options: DashboardOptions, settings: DashboardSettings, training: 
     from sae_lens_maira.hooked.loading import load_model
     from sae_lens_maira.sources import open_source
 
-    results = read_results(options.results, options.sae)
     sae = SAE.load_from_disk(options.sae)
+    results = read_results(options.results, sae)
     cache = None if options.cache is None else ActivationCache.open(options.cache)
     interpretations = read_interpretations(options.interpretations, sae.cfg.d_sae) if options.interpretations else []
     cache_path = None if options.cache is None else str(options.cache.resolve())

@@ -72,8 +72,7 @@ def interpret(
 
     from sae_lens import SAE
 
-    from sae_lens_maira.files import hash_file
-    from sae_lens_maira.hooked.identity import check_sae_fits
+    from sae_lens_maira.hooked.identity import check_sae_fits, fingerprint_weights
     from sae_lens_maira.hooked.loading import load_model
     from sae_lens_maira.interpret.evidence import gather_evidence
     from sae_lens_maira.interpret.making import make_models
@@ -100,7 +99,7 @@ def interpret(
             sys.stdout.write(_describe_plan(models))
             return
         facts = {
-            "sae": hash_file(options.sae / "sae_weights.safetensors"),
+            "sae": fingerprint_weights(sae),
             "hook_name": str(sae.cfg.metadata.hook_name),
             "source": source.description,
         }

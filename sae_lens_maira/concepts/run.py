@@ -21,9 +21,8 @@ from sae_lens_maira.concepts.summary import describe, figures
 from sae_lens_maira.concepts.tables import COLUMNS, concept_rows, concept_table, feature_table
 from sae_lens_maira.errors import SaeMismatch
 from sae_lens_maira.features.recording import Recording, record
-from sae_lens_maira.files import hash_file
 from sae_lens_maira.hooked import HookedMaira2, HookedVisionLanguageModel
-from sae_lens_maira.hooked.identity import METADATA_KEY, check_sae_fits
+from sae_lens_maira.hooked.identity import METADATA_KEY, check_sae_fits, fingerprint_weights
 from sae_lens_maira.results import Result, Units, write_result
 from sae_lens_maira.rows.policy import TokenPolicy
 
@@ -98,7 +97,7 @@ class ConceptRun:
     def _key(self) -> dict[str, Any]:
         source = self.model.studies.description
         return {
-            "sae": hash_file(self.sae_path / "sae_weights.safetensors"),
+            "sae": fingerprint_weights(self.sae),
             "hook_name": self.hook_name,
             "source": source,
             "studies": [self.scored.start, self.scored.stop],

@@ -17,7 +17,7 @@ import pyarrow as pa
 from sae_lens_maira.dashboard.data_files import put
 from sae_lens_maira.errors import DashboardError
 from sae_lens_maira.features.interpretations import Interpretation
-from sae_lens_maira.files import hash_file
+from sae_lens_maira.hooked.identity import fingerprint_weights
 from sae_lens_maira.results import Column, Result, read_result
 
 FEATURES = "features"
@@ -27,25 +27,23 @@ _ABOUT = ("feature", "concept")
 _STUDIES = ("study", "study_id", "study_index", "text", "report", "patient_id")
 
 
-def read_results(folders: Sequence[Path], sae_folder: Path) -> list[Result]:
+def read_results(folders: Sequence[Path], sae: Any) -> list[Result]:
     """Open folders of results, which must be about one SAE.
 
     Args:
         folders: as the verbs wrote them.
-        sae_folder: the SAE's.
+        sae: the SAE, as SAE-Lens loads it.
 
     Raises:
         ResultError: a folder has no complete result.
         DashboardError: a result is about another SAE, or two are of the same kind.
     """
-    weights = hash_file(sae_folder / "sae_weights.safetensors")
+    weights = fingerprint_weights(sae)
     found: dict[str, Result] = {}
     for folder in folders:
         result = read_result(folder)
         if result.summary.get("sae") != weights:
-            raise DashboardError(
-                f"The results in '{folder}' are about another SAE than '{sae_folder}'; leave them out."
-            )
+            raise DashboardError(f"The results in '{folder}' are about another SAE; leave them out.")
         if result.kind in found:
             raise DashboardError(f"'{folder}' and '{found[result.kind].folder}' are both of kind {result.kind}.")
         found[result.kind] = result

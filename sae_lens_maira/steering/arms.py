@@ -194,4 +194,4 @@ def removals(
         edits = tuple(Ablate(feature, hook) for feature in features)
         arms.append(Arm(f"ablation_{n}", concept, edits, 0.0, Proposal("ablation", features, (0.0,) * n)))
     below = tuple(Clamp(f, -w, hook) for f, w in zip(group.features, group.weights, strict=True))
-    return [*arms, Arm("suppression", concept, below, -1.0, group)]
+    return [*arms, Arm("suppression", concept, below, -1.0, group)] if below else arms

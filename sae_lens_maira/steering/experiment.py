@@ -11,7 +11,7 @@ from sae_lens_maira.data.source import StudySource
 from sae_lens_maira.errors import SteeringError
 from sae_lens_maira.files import hash_file
 from sae_lens_maira.hooked.dictionary import Dictionary, Firing
-from sae_lens_maira.hooked.identity import check_sae_fits
+from sae_lens_maira.hooked.identity import check_sae_fits, fingerprint_weights
 from sae_lens_maira.hooked.model import HookedVisionLanguageModel
 from sae_lens_maira.phantom.generate import GENERATOR_VERSION
 from sae_lens_maira.results import Result, Units, write_result
@@ -78,8 +78,6 @@ def plan(
 
 def key(sae_path: Path, model: HookedVisionLanguageModel, config: SteerConfig) -> dict[str, Any]:
     """What determines an experiment's units."""
-    from sae_lens_maira.hooked.identity import fingerprint_weights
-
     settings = config.to_dict()
     settings.pop("max_rows")
     return {
@@ -117,6 +115,7 @@ def run(experiment: Experiment, sae_path: Path, out: Path) -> Result:
     files = [plot_curves(tables["curves"], chosen, out), plot_rises(arms, out)]
     model = experiment.engine.model
     summary = {
+        "sae": fingerprint_weights(dictionary.sae),
         "settings": config.to_dict(),
         "hook_name": experiment.hook,
         "unit_of_doses": f"percentile {config.strength_percentile:g} of a latent's positive activations",

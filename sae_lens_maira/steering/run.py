@@ -18,11 +18,9 @@ import torch
 
 from sae_lens_maira.data.source import StudySource
 from sae_lens_maira.data.study import Study
-from sae_lens_maira.errors import SteeringError
 from sae_lens_maira.hooked.dictionary import Dictionary, Firing
 from sae_lens_maira.hooked.model import HookedVisionLanguageModel
 from sae_lens_maira.interruption import noticed_interruptions
-from sae_lens_maira.measures.splits import split_patients
 from sae_lens_maira.results import Units
 from sae_lens_maira.steering.arms import (
     ABLATED,
@@ -40,7 +38,7 @@ from sae_lens_maira.steering.engine import SteeringEngine
 from sae_lens_maira.steering.outcomes import Outcomes, best_arm, quality
 from sae_lens_maira.steering.reports import write_reports
 from sae_lens_maira.steering.settings import SteerConfig
-from sae_lens_maira.steering.stages import Stages
+from sae_lens_maira.steering.stages import Stages, divide
 from sae_lens_maira.steering.world import World, check_concepts
 
 _N_KEPT = {"latent": 2, "latents": 2, "random_dictionary": 1}
@@ -269,7 +267,8 @@ class Experiment:
         if stage == "prompt":
             return [none]
         at_last, at_images = (self._contrasts[place][concept] for place in _PLACES)
-        group = chosen.of(concept)["latents"].proposal
+        writers = chosen.of(concept).get("latents")
+        group = writers.proposal if writers else Proposal("latents", (), ())
         return [none, *removals(concept, at_last, at_images, group, self.dictionary)]
 
     def _arm(self, concept: str, proposal: Proposal, dose: float) -> Arm:
@@ -290,24 +289,3 @@ class Experiment:
 
         alive = torch.nonzero(self.dictionary.strengths > 0)[:, 0].tolist()
         return [Add(alive[index % len(alive)], 0.5, self.hook) for index in range(n)]
-
-
-def divide(source: StudySource, config: SteerConfig) -> dict[str, list[int]]:
-    """Studies of disjoint patients: to choose latents on, to choose doses on, and to score on.
-
-    Raises:
-        SteeringError: there are too few studies.
-    """
-    wanted = {"choice": config.n_choice, "dose": config.n_dose, "test": config.n_test}
-    total = sum(wanted.values())
-    shares = {name: n / total for name, n in wanted.items()}
-    patients = [source[index].patient_id for index in range(len(source))]
-    found = split_patients(patients, shares, config.seed)
-    for name, n in wanted.items():
-        if len(found[name]) < n:
-            raise SteeringError(
-                f"n_{name} is {n}, but only {len(found[name])} of the {len(source)} studies are in that part; "
-                "raise studies.n_studies, or ask for less."
-            )
-    parts = {name: [int(index) for index in found[name][:n]] for name, n in wanted.items()}
-    return {**parts, "try": parts["choice"][: config.n_tried]}

@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from sae_lens_maira.data.source import StudySource
 from sae_lens_maira.data.study import Study
-from sae_lens_maira.errors import Interrupted
+from sae_lens_maira.errors import Interrupted, SteeringError
+from sae_lens_maira.measures.splits import split_patients
 from sae_lens_maira.results import Units
 from sae_lens_maira.steering.arms import Arm
 from sae_lens_maira.steering.choice import wording_log_probs
@@ -143,3 +144,24 @@ class Stages:
             log_p = wording_log_probs(self._engine, prefill, [Row()], batch)[0].tolist()
             found |= {own: -value / len(own) for own, value in zip(batch, log_p, strict=True)}
         return found
+
+
+def divide(source: StudySource, config: SteerConfig) -> dict[str, list[int]]:
+    """Studies of disjoint patients: to choose latents on, to choose doses on, and to score on.
+
+    Raises:
+        SteeringError: there are too few studies.
+    """
+    wanted = {"choice": config.n_choice, "dose": config.n_dose, "test": config.n_test}
+    total = sum(wanted.values())
+    shares = {name: n / total for name, n in wanted.items()}
+    patients = [source[index].patient_id for index in range(len(source))]
+    found = split_patients(patients, shares, config.seed)
+    for name, n in wanted.items():
+        if len(found[name]) < n:
+            raise SteeringError(
+                f"n_{name} is {n}, but only {len(found[name])} of the {len(source)} studies are in that part; "
+                "raise studies.n_studies, or ask for less."
+            )
+    parts = {name: [int(index) for index in found[name][:n]] for name, n in wanted.items()}
+    return {**parts, "try": parts["choice"][: config.n_tried]}

@@ -13,7 +13,7 @@ from sae_lens_maira.dashboard.data_files import read
 from sae_lens_maira.dashboard.shown_results import explanations, read_results
 from sae_lens_maira.errors import DashboardError
 from sae_lens_maira.features.interpretations import Interpretation
-from sae_lens_maira.files import hash_file
+from sae_lens_maira.hooked.identity import fingerprint_weights
 from sae_lens_maira.results import Column, Result, write_result
 from tests.dashboard.small_gallery import ATTACK, Made
 from tests.dashboard.test_gallery_browser import browser, opened, rows
@@ -37,15 +37,8 @@ _COLUMNS = {
 
 
 @pytest.fixture(scope="module")
-def sae_folder(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sae")
-    made.sae.save_model(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def results(sae_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
-    own = {"sae": hash_file(sae_folder / "sae_weights.safetensors")}
+def results(made: Made, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
+    own = {"sae": fingerprint_weights(made.sae)}
     concepts, interpret = tmp_path_factory.mktemp("results") / "concepts", tmp_path_factory.mktemp("results") / "texts"
     tables = {
         "features": _FEATURES,
@@ -57,8 +50,8 @@ def results(sae_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
     write_result(concepts, "concepts", tables, own, columns=_COLUMNS)
     texts = pa.table({"feature": [4, 5], "explanation": ["Fluid in the lungs", ""], "score": [0.8, None]})
     columns = {"explanation": Column("Says", "In words."), "score": Column("Score", "Balanced accuracy.", digits=2)}
-    write_result(interpret, "interpret", {"features": texts}, own, columns=columns)
-    return read_results([concepts, interpret], sae_folder)
+    write_result(interpret, "interpretation", {"features": texts}, own, columns=columns)
+    return read_results([concepts, interpret], made.sae)
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +81,12 @@ def test_explanations_are_the_gallerys_interpretations(gallery: Path, results: l
     assert (index["meaning"][4], index["score"][4]) == ("Fluid in the lungs", 0.8)
 
 
-def test_results_of_another_sae_are_refused(sae_folder: Path, results: list[Result], tmp_path: Path) -> None:
+def test_results_of_another_sae_are_refused(made: Made, results: list[Result], tmp_path: Path) -> None:
     write_result(tmp_path, "concepts", {"features": _FEATURES}, {"sae": "0" * 64})
     with pytest.raises(DashboardError, match="about another SAE"):
-        read_results([tmp_path], sae_folder)
+        read_results([tmp_path], made.sae)
     with pytest.raises(DashboardError, match="are both of kind concepts"):
-        read_results([results[0].folder, results[0].folder], sae_folder)
+        read_results([results[0].folder, results[0].folder], made.sae)
 
 
 def test_a_reader_walks_from_the_table_to_a_feature_to_its_concept_and_back(browser, gallery: Path) -> None:

@@ -12,8 +12,9 @@ from sae_lens_maira.phantom.source import PhantomSource
 from sae_lens_maira.results import Units, read_result
 from sae_lens_maira.steering import experiment as steering_experiment
 from sae_lens_maira.steering.arms import matched_controls, vector_of
-from sae_lens_maira.steering.run import Experiment, divide
+from sae_lens_maira.steering.run import Experiment
 from sae_lens_maira.steering.settings import SteerConfig
+from sae_lens_maira.steering.stages import divide
 from sae_lens_maira.steering.world import PhantomWorld
 from tests.steered_sae import D_SAE, HOOK
 

@@ -3,7 +3,7 @@
 
 (() => {
   const {el, plain} = GALLERY;
-  const TITLES = {concepts: "Concepts", interpret: "Explanation", attribution: "Where it comes from", steering: "What it does"};
+  const TITLES = {concepts: "Concepts", interpretation: "Explanation", attribution: "Where it comes from", steering: "What it does"};
 
   GALLERY.resultTitle = (kind) => TITLES[kind] || kind[0].toUpperCase() + kind.slice(1);
   const words = (name) => name.replace(/_/g, " ");
