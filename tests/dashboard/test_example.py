@@ -51,6 +51,7 @@ def test_its_data_files_are_those_that_the_code_writes():
     assert {path.name for path in (EXAMPLE_PATH / "data").iterdir() if path.is_file()} == {
         "index.js",
         "hierarchy.js",
+        "results.js",
         "serving.js",
     }
     for path in (EXAMPLE_PATH / "data").rglob("*.js"):

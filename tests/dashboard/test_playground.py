@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sae_lens_maira.dashboard.origin import Origin
+from sae_lens_maira.dashboard.own_folder import mark_gallery
 from sae_lens_maira.dashboard.playground import Playground
 from sae_lens_maira.errors import SteeringError
 from sae_lens_maira.hooked import Add
@@ -26,7 +27,9 @@ def playing(gallery, made, monkeypatch, tmp_path):
     engine = SteeringEngine(made.model, {HOOK: Dictionary(made.sae, torch.full((D_SAE,), 3.0))})
     monkeypatch.setattr(Playground, "_load", lambda self: engine)
     (tmp_path / "sae").mkdir()
-    Origin(str(tmp_path / "sae"), {"model": {"name": "phantom"}}).write(gallery)
+    origin = Origin(str(tmp_path / "sae"), {"model": {"name": "phantom"}})
+    origin.write(gallery)
+    mark_gallery(gallery, origin.gallery_id)
     return gallery, engine
 
 

@@ -18,9 +18,9 @@ from sae_lens_maira.training.runner_config import sae_config, to_runner_config
 from tests.conftest import CHECKPOINT_PATH
 
 CONFIG_PATHS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
-IS_CACHE = {path: "hook_names" in yaml.safe_load(path.read_text()) for path in CONFIG_PATHS}
-TRAIN_PATHS = [path for path in CONFIG_PATHS if not IS_CACHE[path]]
-CACHE_PATHS = [path for path in CONFIG_PATHS if IS_CACHE[path]]
+SETTINGS = {path: yaml.safe_load(path.read_text()) for path in CONFIG_PATHS}
+TRAIN_PATHS = [path for path in CONFIG_PATHS if "sae" in SETTINGS[path]]
+CACHE_PATHS = [path for path in CONFIG_PATHS if "hook_names" in SETTINGS[path]]
 SMALLEST = {"hook_name": "blocks.1.hook_resid_post", "context_size": 64, "sae": {"architecture": "topk", "d_sae": 8}}
 
 

@@ -1,0 +1,1 @@
+GALLERY.put("results",[]);
