@@ -124,7 +124,7 @@ def write_result(
         "kind": kind,
         "made_with": {package: version(package) for package in _MADE_WITH},
         "tables": {name: table.num_rows for name, table in tables.items()},
-        "columns": {name: asdict(column) for name, column in (columns or {}).items()},
+        "columns": [{"name": name, **asdict(column)} for name, column in (columns or {}).items()],
         "files": {name: hash_file(folder / name) for name in written},
     }
     write_text(folder / SUMMARY, to_json(facts))
@@ -144,7 +144,10 @@ def read_result(folder: Path) -> Result:
         summary = from_json(path.read_bytes())
         if summary["schema_version"] != SCHEMA_VERSION:
             raise ResultError(f"'{path}' has format {quoted(summary['schema_version'])}, not {SCHEMA_VERSION}.")
-        columns = {str(name): Column(**column) for name, column in summary["columns"].items()}
+        columns = {
+            str(column["name"]): Column(**{key: value for key, value in column.items() if key != "name"})
+            for column in summary["columns"]
+        }
         for name in summary["tables"]:
             _check_name(name)
         return Result(folder, str(summary["kind"]), summary, columns)

@@ -3,6 +3,7 @@
 
 (() => {
   const {el, plain} = GALLERY;
+  const A_LIST = 20;
   const TITLES = {concepts: "Concepts", interpretation: "Explanation", attribution: "Where it comes from", steering: "What it does"};
 
   GALLERY.resultTitle = (kind) => TITLES[kind] || kind[0].toUpperCase() + kind.slice(1);
@@ -81,20 +82,16 @@
       const rows = at < 0 ? [] : own.rows.filter((row) => row[at] === concept);
       return rows.length ? [el("h3", {}, `${GALLERY.resultTitle(result.kind)}: ${words(name)}`), table(index, own, rows)] : [];
     }));
-    const named = GALLERY.featuresNamed(index, concept);
+    const named = GALLERY.featuresNamed(index, concept).slice(0, A_LIST);
     GALLERY.fill(main,
       el("nav.steps", {"aria-label": "Concepts"}, el("a", {href: "#concepts"}, "all concepts")),
       el("h2", {}, words(concept)),
-      named.length ? el("p", {}, "Features that name it: ", ...named.slice(0, 40).flatMap((f) => [GALLERY.featureLink(index, f), el("br", {})])) : null,
-      ...(parts.length ? parts : [el("p.empty", {}, "No result says anything about this concept.")]));
+      ...(parts.length ? parts : [el("p.empty", {}, "No result says anything about this concept.")]),
+      ...(named.length ? [el("h3", {}, "Features that it labels best"), GALLERY.featureList(index, named, (area) => `AUROC ${area.toFixed(2)}`)] : []));
   };
 
-  // Features one of whose texts is the concept's name, or whose best labels have it.
-  GALLERY.featuresNamed = (index, concept) => {
-    const found = new Set();
-    index.labels.forEach((own, f) => own.some(([name]) => name === concept) && found.add(f));
-    for (const result of index.results)
-      for (const {name} of result.columns) result.values[name].forEach((value, f) => value === concept && found.add(f));
-    return [...found].sort((a, b) => a - b);
-  };
+  // Features among whose labels the concept is, with its AUROC, best first.
+  GALLERY.featuresNamed = (index, concept) => index.labels
+    .flatMap((own, f) => own.filter(([name]) => name === concept).map(([, area]) => [f, area]))
+    .sort((a, b) => b[1] - a[1] || a[0] - b[0]);
 })();
