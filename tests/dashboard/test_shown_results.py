@@ -42,7 +42,16 @@ def results(made: Made, tmp_path_factory: pytest.TempPathFactory) -> list[Result
     concepts, interpret = tmp_path_factory.mktemp("results") / "concepts", tmp_path_factory.mktemp("results") / "texts"
     tables = {
         "features": _FEATURES,
-        "concepts": pa.table({"concept": ["edema", ATTACK], "feature": [4, 9], "auroc": [0.9, float("nan")]}),
+        "concepts": pa.table(
+            {
+                "concept": ["edema", "edema", ATTACK],
+                "features": ["latents", "coordinates", "latents"],
+                "feature": [4, 70, 9],
+                "auroc": [0.9, 0.6, float("nan")],
+                "auroc_low": [0.8, None, None],
+                "auroc_high": [0.95, None, None],
+            }
+        ),
         "seeds": pa.table({"feature": [1], "text": ["words of a patient"]}),
         "per_study": pa.table({"concept": ["edema"], "study_id": ["private-7"]}),
         "unrelated": pa.table({"seed": [3]}),
@@ -65,7 +74,8 @@ def gallery(made: Made, results: list[Result], tmp_path_factory: pytest.TempPath
 def test_only_public_tables_and_described_columns_are_written(gallery: Path) -> None:
     concepts, interpret = read(gallery / "data" / "results.js")
     assert list(concepts["tables"]) == ["concepts"]
-    assert concepts["tables"]["concepts"]["rows"] == [["edema", 4, 0.9], [ATTACK, 9, None]]
+    assert concepts["tables"]["concepts"]["rows"][0] == ["edema", "latents", 4, 0.9, 0.8, 0.95]
+    assert concepts["tables"]["concepts"]["rows"][2] == [ATTACK, "latents", 9, None, None, None]
     assert concepts["values"].keys() == {"concept", "auroc", "auroc_low", "auroc_high", "control"}
     assert concepts["values"]["auroc"][4] == 0.91235
     assert concepts["values"]["auroc"][:4] == [None] * 4
@@ -100,6 +110,9 @@ def test_a_reader_walks_from_the_table_to_a_feature_to_its_concept_and_back(brow
         playwright.expect(card).to_contain_text("0.91 [0.85, 0.96] control 0.71")
         card.get_by_role("link", name="edema").click()
         playwright.expect(page.get_by_role("heading", name="edema")).to_be_visible()
+        # The coordinate 70 of a control is no feature, so it is no link.
+        assert page.locator("table.plain a").all_inner_texts() == ["4"]
+        playwright.expect(page.locator("table.plain tbody tr").first).to_contain_text("0.9 [0.8, 0.95]")
         page.locator("table.plain").get_by_role("link", name="4").click()
         playwright.expect(page.get_by_role("heading", name="Feature 4")).to_be_visible()
         page.get_by_role("link", name="Concepts", exact=True).click()

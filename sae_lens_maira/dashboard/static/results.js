@@ -48,15 +48,23 @@
     return shown;
   }
 
+  // A value's interval stands beside it, and a number is a feature's only in rows about the SAE's own latents.
   function table(index, own, rows) {
-    const cell = (name, value) => {
-      if (name === "feature" && value !== null) return el("td", {}, el("a", {href: `#feature=${value}`}, String(value)));
+    const at = new Map(own.columns.map((name, k) => [name, k]));
+    const isEnd = (name) => /_(low|high)$/.test(name) && at.has(name.replace(/_(low|high)$/, ""));
+    const shown = own.columns.filter((name) => !isEnd(name) && name !== "concept");
+    const cell = (row, name) => {
+      const value = row[at.get(name)], whose = row[at.get("features")];
+      const isLatent = typeof whose !== "string" || whose === "latents";
+      if (name === "feature" && value !== null && isLatent) return el("td", {}, el("a", {href: `#feature=${value}`}, String(value)));
       if (name === "features" && Array.isArray(value)) return el("td", {}, ...value.flatMap((f) => [el("a", {href: `#feature=${f}`}, String(f)), " "]));
-      return el(typeof value === "number" ? "td.number" : "td", {}, link(index, name, value, text(value)));
+      const low = row[at.get(`${name}_low`)] ?? null, high = row[at.get(`${name}_high`)] ?? null;
+      const interval = low === null || high === null ? null : el("span.interval", {}, ` [${text(low)}, ${text(high)}]`);
+      return el(typeof value === "number" ? "td.number" : "td", {}, link(index, name, value, text(value)), interval);
     };
     return el("div.scroll", {}, el("table.plain", {},
-      el("thead", {}, el("tr", {}, ...own.columns.map((name) => el("th", {scope: "col"}, words(name))))),
-      el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((value, k) => cell(own.columns[k], value)))))));
+      el("thead", {}, el("tr", {}, ...shown.map((name) => el("th", {scope: "col"}, words(name))))),
+      el("tbody", {}, ...rows.map((row) => el("tr", {}, ...shown.map((name) => cell(row, name)))))));
   }
 
   // Every concept that a result's table names.
