@@ -19,7 +19,7 @@ from typing import Any, Generic, NoReturn, TypeVar, get_args, get_origin, get_ty
 from typing_extensions import override
 
 from sae_lens_maira.cli.help import Argument, describe_arguments
-from sae_lens_maira.errors import ConfigError
+from sae_lens_maira.errors import ConfigError, UserError
 from sae_lens_maira.setting_values import members_of, read_value, read_yaml, unknown_name
 from sae_lens_maira.settings import Settings, overlay, settings_of
 
@@ -94,6 +94,21 @@ def check_out(path: Path) -> None:
         raise ConfigError(f"--out is '{path}', but '{nearest}' is a file; choose another folder.")
     if not os.access(nearest, os.W_OK):
         raise ConfigError(f"--out is '{path}', but '{nearest}' is not writable; choose another folder.")
+
+
+def check_sae_folder(path: Path, error: type[UserError]) -> None:
+    """Refuse a folder without an SAE, before anything is loaded.
+
+    Args:
+        path: the folder.
+        error: to raise.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        if not (path / name).is_file():
+            raise error(f"There is no SAE in '{path}' ({name} is missing); give the folder that training wrote.")
 
 
 def _parameters(verb: Callable[..., None]) -> dict[str, tuple[type[Any], bool]]:

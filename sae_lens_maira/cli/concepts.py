@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_lens_maira.cli.arguments import Overrides, check_out
+from sae_lens_maira.cli.arguments import Overrides, check_out, check_sae_folder
 from sae_lens_maira.concepts.config import ConceptConfig, scored_studies
 from sae_lens_maira.errors import ConfigError
 from sae_lens_maira.setting_values import read_yaml
@@ -84,9 +84,7 @@ def concepts(options: ConceptOptions, settings: Overrides[ConceptConfig]) -> Non
 
 def _trained(sae: Path) -> TrainConfig | None:
     """The configuration of the SAE's training, if its folder has it; the SAE itself must be there."""
-    for name in ("cfg.json", "sae_weights.safetensors"):
-        if not (sae / name).is_file():
-            raise ConfigError(f"There is no SAE in '{sae}' ({name} is missing); give the folder that training wrote.")
+    check_sae_folder(sae, ConfigError)
     for folder in (sae, sae.parent):
         if (folder / "config.yaml").is_file():
             return TrainConfig.from_dict(read_yaml(folder / "config.yaml"))

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sae_lens_maira.cli.arguments import Overrides, check_out
+from sae_lens_maira.cli.arguments import Overrides, check_out, check_sae_folder
 from sae_lens_maira.dashboard.settings import DashboardSettings
 from sae_lens_maira.errors import DashboardError
 from sae_lens_maira.settings import Settings
@@ -87,10 +87,6 @@ def _check_folders(options: DashboardOptions, config_path: Path) -> None:
     from sae_lens_maira.dashboard.own_folder import check_replaceable
 
     check_replaceable(options.out)
-    for name in ("cfg.json", "sae_weights.safetensors"):
-        if not (options.sae / name).is_file():
-            raise DashboardError(
-                f"There is no SAE in '{options.sae}' ({name} is missing); give the folder that training wrote."
-            )
+    check_sae_folder(options.sae, DashboardError)
     if not config_path.is_file():
         raise DashboardError(f"There is no '{config_path}', so model and studies are unknown; give --config.")

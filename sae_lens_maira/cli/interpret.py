@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_lens_maira.cli.arguments import Overrides, check_out
+from sae_lens_maira.cli.arguments import Overrides, check_out, check_sae_folder
 from sae_lens_maira.errors import InterpretError
 from sae_lens_maira.interpret.settings import InterpretSettings
 from sae_lens_maira.settings import Settings
@@ -112,11 +112,7 @@ def interpret(
 
 def _check_files(options: InterpretOptions, config_path: Path) -> None:
     """Refuse what is missing before anything large is loaded."""
-    for name in ("cfg.json", "sae_weights.safetensors"):
-        if not (options.sae / name).is_file():
-            raise InterpretError(
-                f"There is no SAE in '{options.sae}' ({name} is missing); give the folder that training wrote."
-            )
+    check_sae_folder(options.sae, InterpretError)
     if not config_path.is_file():
         raise InterpretError(f"There is no '{config_path}', so model and studies are unknown; give --training.")
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,6 @@ from sae_lens_maira.dashboard.origin import Origin
 from sae_lens_maira.dashboard.settings import DashboardSettings
 from sae_lens_maira.dashboard.standard.pages import page_name, write_pages
 from sae_lens_maira.features.subject import Subject
-
-logger = logging.getLogger(__name__)
 
 
 class PageMaker:
@@ -29,7 +25,6 @@ class PageMaker:
 
     def __init__(self, folder: Path, origin: Origin) -> None:
         self._folder, self._origin = folder, origin
-        self._lock = threading.Lock()
         self._subject: Subject | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="sae-lens-maira-view-")
 
@@ -46,7 +41,7 @@ class PageMaker:
             OSError: they cannot be read.
             ImportError: sae-dashboard is not installed.
         """
-        with self._lock:
+        with self._origin.lock:
             path = self._folder / "pages" / page_name(feature)
             if path.is_file():
                 return path
@@ -66,15 +61,9 @@ class PageMaker:
         from sae_lens import SAE
 
         from sae_lens_maira.hooked.identity import check_sae_fits
-        from sae_lens_maira.hooked.loading import load_model
-        from sae_lens_maira.sources import open_source
-        from sae_lens_maira.training.config import TrainConfig
 
-        logger.info("Loading '%s' and its model.", self._origin.sae)
-        sae = SAE.load_from_disk(self._origin.sae)
-        config = TrainConfig.from_dict(self._origin.config)
+        sae, model = SAE.load_from_disk(self._origin.sae), self._origin.model
         settings = DashboardSettings.from_dict(self._origin.settings)
-        model = load_model(config.model, open_source(config.source), config.policy)
         check_sae_fits(sae, model)
         cache = None
         if self._origin.cache is not None:

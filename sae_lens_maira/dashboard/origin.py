@@ -8,12 +8,20 @@ same id, so that neither is taken for another one's.
 from __future__ import annotations
 
 import hashlib
+import logging
+import threading
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sae_lens_maira.errors import ViewError
 from sae_lens_maira.files import from_json, to_json, write_text
+
+if TYPE_CHECKING:
+    from sae_lens_maira.hooked import HookedVisionLanguageModel
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,22 @@ class Origin:
     def gallery_id(self) -> str:
         """Connects this with its gallery."""
         return hashlib.sha256(to_json(asdict(self)).encode()).hexdigest()[:16]
+
+    @cached_property
+    def lock(self) -> threading.Lock:
+        """Held while :attr:`model` is loaded or run, since edits for one request must not reach another."""
+        return threading.Lock()
+
+    @cached_property
+    def model(self) -> HookedVisionLanguageModel:
+        """The model of the training, bound to its studies; loaded once, for whoever asks first."""
+        from sae_lens_maira.hooked.loading import load_model
+        from sae_lens_maira.sources import open_source
+        from sae_lens_maira.training.config import TrainConfig
+
+        logger.info("Loading '%s' and its model.", self.sae)
+        config = TrainConfig.from_dict(self.config)
+        return load_model(config.model, open_source(config.source), config.policy)
 
     def write(self, folder: Path) -> None:
         """Keep this beside a gallery."""

@@ -6,10 +6,8 @@ not be shown never leave it.
 
 from __future__ import annotations
 
-import logging
 import math
 import re
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +19,10 @@ from sae_lens_maira.errors import SteeringError
 if TYPE_CHECKING:
     from sae_lens_maira.steering.engine import SteeringEngine
 
-logger = logging.getLogger(__name__)
-
 FILES = {"/playground.html": "text/html", "/playground.js": "text/javascript"}
 STEER = "/playground/steer"
 _STATIC = Path(__file__).parent / "playground_page"
-_MAX_NEW_TOKENS = 160
 _LARGEST_DOSE = 100.0
-_N_STRENGTH = 64
 
 
 class Playground:
@@ -41,7 +35,6 @@ class Playground:
 
     def __init__(self, folder: Path, origin: Origin) -> None:
         self._folder, self._origin = folder, origin
-        self._lock = threading.Lock()
         self._engine: SteeringEngine | None = None
 
     def steer(self, query: Mapping[str, list[str]]) -> dict[str, Any]:
@@ -56,10 +49,11 @@ class Playground:
         from sae_lens_maira.hooked.edits import Ablate, Add, Clamp
         from sae_lens_maira.steering.continuation import Row
         from sae_lens_maira.steering.reports import write_reports
+        from sae_lens_maira.steering.settings import SteerConfig
 
         feature, study_index = _whole(query, "feature"), _whole(query, "study")
         dose, name = _number(query, "dose"), (query.get("edit") or ["add"])[0]
-        with self._lock:
+        with self._origin.lock:
             self._engine = self._engine or self._load()
             engine = self._engine
             studies = engine.model.studies
@@ -77,20 +71,18 @@ class Playground:
                     edit = Ablate(feature)
                 case _:
                     raise SteeringError("The edit is unknown; choose add, clamp or ablate.")
-            before, after = write_reports(engine, study, [Row(), Row((edit,))], max_new_tokens=_MAX_NEW_TOKENS)
+            before, after = write_reports(
+                engine, study, [Row(), Row((edit,))], max_new_tokens=SteerConfig.max_new_tokens
+            )
         return {"before": before.text, "after": after.text, "n_edited": after.n_edited, "ending": after.ending}
 
     def _load(self) -> SteeringEngine:
-        from sae_lens_maira.hooked.loading import load_model
-        from sae_lens_maira.sources import open_source
         from sae_lens_maira.steering.engine import SteeringEngine
         from sae_lens_maira.steering.experiment import load_dictionary
-        from sae_lens_maira.training.config import TrainConfig
+        from sae_lens_maira.steering.settings import SteerConfig
 
-        logger.info("Loading '%s' and its model.", self._origin.sae)
-        config = TrainConfig.from_dict(self._origin.config)
-        model = load_model(config.model, open_source(config.source), config.policy)
-        dictionary, _ = load_dictionary(Path(self._origin.sae), model, _N_STRENGTH, 99.0)
+        model, config = self._origin.model, SteerConfig()
+        dictionary, _ = load_dictionary(Path(self._origin.sae), model, config.n_strength, config.strength_percentile)
         return SteeringEngine(model, {dictionary.hook_name: dictionary})
 
 

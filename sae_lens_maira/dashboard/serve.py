@@ -68,9 +68,13 @@ class GalleryServer(ThreadingHTTPServer):
             raise ViewError(f"'{folder}' holds no gallery; make one with sae-lens-maira dashboard SAE --out FOLDER.")
         self.folder = folder.resolve()
         origin = Origin.read(self.folder, gallery_id(self.folder))
-        self.maker = self._maker(origin)
-        self.playground = None if origin is None or self._missing(origin) else Playground(self.folder, origin)
         self.missing = self._missing(origin)
+        self.maker: PageMaker | None = None
+        self.playground: Playground | None = None
+        if origin is not None and not self.missing:
+            from sae_lens_maira.dashboard.on_demand import PageMaker
+
+            self.maker, self.playground = PageMaker(self.folder, origin), Playground(self.folder, origin)
         try:
             super().__init__((HOST, port), _Handler)
         except OSError as error:
@@ -87,13 +91,6 @@ class GalleryServer(ThreadingHTTPServer):
         if not self._allow_download and not origin.is_local:
             return "its model is not on this disk, and view was not started with --allow-download"
         return ""
-
-    def _maker(self, origin: Origin | None) -> PageMaker | None:
-        if origin is None or self._missing(origin):
-            return None
-        from sae_lens_maira.dashboard.on_demand import PageMaker
-
-        return PageMaker(self.folder, origin)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread of its own, once one is free."""

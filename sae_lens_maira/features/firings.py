@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,19 @@ def encode(folded: Any, recording: Recording, folder: Path, *, show_progress: bo
 
 def study_maxima(firings: csr_array, recording: Recording, folder: Path) -> csr_array:
     """Each study's strongest activation of each feature, as a sparse matrix (n_studies, n_features)."""
+    return strongest_in(firings, map(recording.tokens, range(recording.n_studies)), folder)
+
+
+def strongest_in(firings: csr_array, places: Iterable[slice], folder: Path) -> csr_array:
+    """Each feature's strongest activation in each of some ranges of tokens, as a sparse matrix (n_places, n_features).
+
+    Args:
+        firings: feature activations, tokens by features.
+        places: ranges of tokens.
+        folder: where the matrix is written.
+    """
     with SparseWriter(folder, n_columns(firings)) as writer:
-        for study in range(recording.n_studies):
-            tokens = recording.tokens(study)
+        for tokens in places:
             _, features, values = entries(firings, tokens.start, tokens.stop)
             order = np.argsort(features, kind="stable")
             features, values = features[order], values[order]

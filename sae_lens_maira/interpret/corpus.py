@@ -19,9 +19,9 @@ from jaxtyping import Bool, Int
 from scipy.sparse import csr_array
 
 from sae_lens_maira.data.study import IMAGE_KINDS, SECTION_KINDS, VIEWS, SectionName, Study, TokenKind, View
-from sae_lens_maira.features.firings import encode
+from sae_lens_maira.features.firings import encode, strongest_in
 from sae_lens_maira.features.recording import Recording
-from sae_lens_maira.features.sparse import SparseWriter, entries, n_columns, row
+from sae_lens_maira.features.sparse import n_columns, row
 from sae_lens_maira.features.subject import Subject
 from sae_lens_maira.interpret.facts import Fact, Place, facts_of_image, facts_of_text
 
@@ -127,7 +127,9 @@ def build_corpus(
     firings = encode(folded, recording, folder / "firings", show_progress=show_progress)
     own = [studies[int(index)] for index in recording.studies]
     units = cut_into_units(recording, own, subject.texts())
-    return Corpus(own, units, strongest_of_units(firings, units, folder / "units"), firings, recording)
+    return Corpus(
+        own, units, strongest_in(firings, [unit.tokens for unit in units], folder / "units"), firings, recording
+    )
 
 
 def cut_into_units(recording: Recording, studies: Sequence[Study], texts: Sequence[str]) -> list[Unit]:
@@ -155,19 +157,6 @@ def cut_into_units(recording: Recording, studies: Sequence[Study], texts: Sequen
                     text = " ".join("".join(pieces).split())
                     units.append(Unit(number, section, pieces, first + start, facts_of_text(study, section, text)))
     return units
-
-
-def strongest_of_units(firings: csr_array, units: Sequence[Unit], folder: Path) -> csr_array:
-    """Each feature's strongest activation in each unit, (n_units, n_features)."""
-    with SparseWriter(folder, n_columns(firings)) as writer:
-        for unit in units:
-            _, features, values = entries(firings, unit.tokens.start, unit.tokens.stop)
-            order = np.argsort(features, kind="stable")
-            features, values = features[order], values[order]
-            firsts = np.flatnonzero(np.diff(features, prepend=-1))
-            largest = np.maximum.reduceat(values, firsts) if len(firsts) else values
-            writer.append(np.array([len(firsts)]), features[firsts], largest)
-        return writer.finish()
 
 
 def _runs(recording: Recording, tokens: slice) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sae_lens_maira.dashboard.on_demand import PageMaker
 from sae_lens_maira.dashboard.origin import Origin
 from sae_lens_maira.dashboard.own_folder import mark_gallery
 from sae_lens_maira.dashboard.playground import Playground
@@ -17,6 +18,7 @@ from tests.dashboard.small_gallery import D_SAE, HOOK
 from tests.dashboard.test_view import gallery, get, serving
 
 __all__ = ["gallery"]
+SMALLEST = {"architecture": "topk", "d_sae": 8}
 
 
 @pytest.fixture
@@ -89,3 +91,14 @@ def test_a_study_that_may_not_be_shown_is_not(playing, made):
     playground._engine = SteeringEngine(made.model.with_studies(private), engine.dictionaries)
     with pytest.raises(SteeringError, match="This study may not be shown"):
         playground.steer({"study": ["3"], "feature": ["5"]})
+
+
+def test_pages_and_the_playground_share_one_model(gallery, monkeypatch):
+    n_loaded = []
+    monkeypatch.setattr("sae_lens_maira.hooked.loading.load_model", lambda *_: n_loaded.append(1) or object())
+    origin = Origin(str(gallery), {"hook_name": "blocks.1.hook_resid_post", "context_size": 8, "sae": SMALLEST})
+    maker, playground = PageMaker(gallery, origin), Playground(gallery, origin)
+    assert maker._origin.model is playground._origin.model
+    assert n_loaded == [1]
+    assert maker._origin.lock is playground._origin.lock
+    maker.close()

@@ -13,8 +13,9 @@ from scipy.sparse import csr_array
 from sae_lens_maira import phantom
 from sae_lens_maira.activations.block import Block
 from sae_lens_maira.data.study import SECTION_KINDS, Study, TokenKind
+from sae_lens_maira.features.firings import strongest_in
 from sae_lens_maira.features.recording import Recording
-from sae_lens_maira.interpret.corpus import Corpus, Unit, cut_into_units, strongest_of_units
+from sae_lens_maira.interpret.corpus import Corpus, Unit, cut_into_units
 from sae_lens_maira.interpret.counterfactuals import Counterfactual, without_concepts
 from sae_lens_maira.interpret.evidence import Evidence
 from sae_lens_maira.interpret.facts import Fact
@@ -84,7 +85,9 @@ def make_evidence(
     recording, texts = record_texts(everything)
     units = cut_into_units(recording, everything, texts)
     firings = plant(units, recording.n_tokens)
-    corpus = Corpus(everything, units, strongest_of_units(firings, units, folder), firings, recording)
+    corpus = Corpus(
+        everything, units, strongest_in(firings, [unit.tokens for unit in units], folder), firings, recording
+    )
     masks = {part: corpus.in_studies(own) for part, own in parts.items()}
     return Evidence(corpus, masks, counterfactuals, settings)
 

@@ -91,6 +91,7 @@
     index.hasPage = new Set(index.pages);
     index.shown = new Set(index.studies);
     index.concepts = GALLERY.conceptsOf(index.results);
+    index.figures = new Map(GALLERY.figures(index).map((own) => [own[0], own]));
     document.getElementById("concepts").hidden = !index.results.length;
     document.getElementById("title").textContent = index.title;
     for (const name of ["banner", "note"]) {

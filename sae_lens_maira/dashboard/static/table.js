@@ -35,7 +35,7 @@
     return value === null || value === undefined ? (state.order > 0 ? Infinity : -Infinity) : typeof value === "string" ? value.toLowerCase() : Number(value);
   }, -1];
   COLUMNS.push(FIGURE);
-  const chosenFigure = (index) => GALLERY.figures(index).find(([key]) => key === state.figure);
+  const chosenFigure = (index) => index.figures.get(state.figure);
   const state = {figure: "", search: "", group: "", density: "", kind: "", having: "", sort: "largest", order: -1, top: 0, at: 0};
   let haystack = null;
 
@@ -166,7 +166,7 @@
         select("density", "Density", DENSITIES, set("density")),
         select("kind", "Fires mostly on", [["", "anything"], ...kinds.map((kind) => [String(kind), index.kinds[kind]])], set("kind")),
         select("having", "Having", HAVING, set("having")),
-        index.results.length > 0 && select("figure", "Figure", [["", "none"], ...GALLERY.figures(index).map(([key, title]) => [key, title])], (key) => {
+        index.results.length > 0 && select("figure", "Figure", [["", "none"], ...[...index.figures.values()].map(([key, title]) => [key, title])], (key) => {
           state.figure = key;
           state.sort = key ? "figure" : "largest";
           state.order = -1;
